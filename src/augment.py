@@ -1,0 +1,186 @@
+"""Training augmentation of one (rgb, alpha) pair, and the dense alpha that the network learns.
+
+Order: scale -> crop -> flip -> rotate -> background -> colour -> xray. One draw of the geometry applies to every
+aligned image. All randomness comes from the generator that is passed in.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from config import Augment, Xray
+
+LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
+
+
+@dataclass(frozen=True)
+class XrayParams:
+    """One draw of the dense alpha's parameters; lengths in pixels, the rest in units of alpha or plain factors."""
+    floor: float
+    amp: float
+    ceiling: float
+    detail_k: float
+    background: float
+    background_noise: float
+    background_sigma: float
+    low_sigma: float
+    thicken_sigma: float
+    unsharp: float
+
+
+def sample_xray_params(xray: Xray, rng: np.random.Generator) -> XrayParams:
+    """Draws uniformly from each [low, high]; single numbers are taken as they are."""
+    return XrayParams(**{
+        name: float(rng.uniform(*value)) if isinstance(value, tuple) else value for name, value in xray})
+
+
+def xray_alpha_dense(rgb: np.ndarray, alpha: np.ndarray, params: XrayParams,
+                     rng: np.random.Generator | None = None) -> np.ndarray:
+    """Near-binary alpha -> dense, X-ray-like target, (H,W) float32 in [0,1].
+
+    rgb (H,W,3) uint8, alpha (H,W) float32. `rng` draws the background's noise field; without one it is flat.
+    Dark, thick and textured regions become denser; the background gets a faint, uneven level.
+    """
+    inverse = 1 - cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2GRAY)
+    low = _blur(inverse, params.low_sigma)
+    texture = cv2.absdiff(_blur(inverse, 0.8), _blur(inverse, 3)) \
+        + 0.5 * cv2.absdiff(_blur(inverse, 2), _blur(inverse, 7))
+    texture = _blur(texture, params.thicken_sigma)
+
+    inside = alpha > 1 / 255
+    core = alpha > 0.3
+    texture_n = _stretch(texture, *_extremes(texture, core if np.count_nonzero(core) > 64 else inside))
+    low_n = _stretch(low, *_quantiles(low, inside))
+
+    base = params.floor + params.amp * low_n
+    density = np.clip(base * np.exp(params.detail_k * (texture_n - 0.5)), 0, params.ceiling)
+    sharpened = density + params.unsharp * (density - _blur(density, 1.5))
+    density = np.clip(sharpened, 0, params.ceiling)
+
+    background = np.float32(params.background)
+    if rng is not None:
+        field = noise_field(alpha.shape, params.background_sigma, rng)
+        background = np.clip(params.background + params.background_noise * field, 0, 0.25)
+    return background + alpha * (density - background)
+
+
+def noise_field(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """(H,W) float32 Gaussian noise of unit variance and correlation length `sigma` pixels.
+
+    Drawn on a grid that is coarse against sigma and enlarged: blurring full-size white noise by a wide kernel costs
+    ten times all the rest. The variance is set by the kernel's norm, not by the sample: a small image sees few
+    independent values, and their spread is part of the noise.
+    """
+    step = max(1.0, sigma / 4)
+    coarse_sigma = sigma / step
+    margin = int(np.ceil(3 * coarse_sigma))
+    height, width = (int(np.ceil(side / step)) + 1 for side in shape)
+    white = rng.standard_normal((height + 2 * margin, width + 2 * margin), dtype=np.float32)
+    kernel = cv2.getGaussianKernel(2 * margin + 1, coarse_sigma, cv2.CV_32F)
+    coarse = cv2.sepFilter2D(white, -1, kernel, kernel)[margin:-margin, margin:-margin] / np.sum(kernel**2)
+    return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def augment_pair(rgb: np.ndarray, alpha: np.ndarray, cfg: Augment, rng: np.random.Generator,
+                 foreground: Callable[[np.ndarray, np.ndarray], np.ndarray],
+                 background: Callable[[np.random.Generator], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """One training sample: rgb (crop,crop,3) uint8 and target (crop,crop) float32.
+
+    foreground(rgb, alpha) -> the object's own colour; background(rng) -> another picture. Both are asked only when
+    the object changes its background.
+    """
+    moved = rng.random() < cfg.background_p
+    if moved:
+        rgb = foreground(rgb, alpha)
+    geometry = Geometry.draw(alpha.shape, cfg, rng)
+    rgb, alpha = geometry.apply(rgb), geometry.apply(alpha)
+    if moved:
+        other = background(rng)
+        rgb = composite(rgb, Geometry.draw(other.shape[:2], cfg, rng).apply(other), alpha)
+    if rng.random() < cfg.color_p:
+        rgb = jitter_color(rgb, *rng.uniform(*cfg.color_range, size=3))
+    if rng.random() < cfg.xray_p:
+        return rgb, xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.xray, rng), rng)
+    return rgb, alpha
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One draw of scale, crop, flip and rotation; apply() takes any image of the shape it was drawn for."""
+    shape: tuple[int, int]  # (H,W) after scaling
+    top: int                # of the crop, in the scaled image; negative: that much is reflected
+    left: int
+    crop: int
+    flip: bool
+    angle: float            # degrees
+
+    @classmethod
+    def draw(cls, shape: tuple[int, int], cfg: Augment, rng: np.random.Generator) -> "Geometry":
+        # Below this scale even the longer side would be padded: nothing more would be seen.
+        whole = min(1.0, cfg.crop / max(shape))
+        scale = max(rng.uniform(*cfg.scale), whole)
+        height, width = (max(1, round(side * scale)) for side in shape)
+        top, left = (int(rng.integers(min(0, side - cfg.crop), max(0, side - cfg.crop) + 1))
+                     for side in (height, width))
+        flip = bool(rng.random() < cfg.flip_p)
+        angle = rng.uniform(-cfg.rotate_deg, cfg.rotate_deg) if rng.random() < cfg.rotate_p else 0.0
+        return cls((height, width), top, left, cfg.crop, flip, angle)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        height, width = self.shape
+        if image.shape[:2] != self.shape:
+            shrinks = height < image.shape[0]
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        image = image[max(0, self.top):self.top + self.crop, max(0, self.left):self.left + self.crop]
+        above, before = max(0, -self.top), max(0, -self.left)
+        below, after = self.crop - above - image.shape[0], self.crop - before - image.shape[1]
+        if above or before or below or after:
+            image = cv2.copyMakeBorder(image, above, below, before, after, cv2.BORDER_REFLECT_101)
+        if self.flip:
+            image = image[:, ::-1]
+        if self.angle:
+            turn = cv2.getRotationMatrix2D(((self.crop - 1) / 2, (self.crop - 1) / 2), self.angle, 1)
+            image = cv2.warpAffine(np.ascontiguousarray(image), turn, (self.crop, self.crop), flags=cv2.INTER_LINEAR,
+                                   borderMode=cv2.BORDER_REFLECT_101)
+        return np.ascontiguousarray(image)
+
+
+def composite(foreground: np.ndarray, background: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(H,W,3) uint8 from two uint8 pictures and alpha (H,W) in [0,1]."""
+    alpha = alpha[..., None]
+    return np.rint(alpha * foreground + (1 - alpha) * background).astype(np.uint8)
+
+
+def jitter_color(rgb: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
+    """Each a factor, 1 changes nothing: of all values, of the distance to the mean grey, of that to the own grey.
+
+    All three are affine in the colour, so one 3×4 matrix does them in one pass.
+    """
+    to_grey = np.repeat(LUMA, 3, axis=0)
+    matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * to_grey)
+    shift = (1 - contrast) * brightness * float((LUMA @ cv2.mean(rgb)[:3])[0])
+    return cv2.transform(rgb, np.column_stack([matrix, np.full(3, shift)]))
+
+
+def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+
+
+def _stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    """low -> 0, high -> 1, clipped; a flat image has no contrast to stretch and becomes 0."""
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+
+
+def _extremes(image: np.ndarray, region: np.ndarray) -> tuple[float, float]:
+    low, high, _, _ = cv2.minMaxLoc(image, region.view(np.uint8))
+    return low, high
+
+
+def _quantiles(image: np.ndarray, region: np.ndarray) -> tuple[float, float]:
+    """The 10 % and 90 % quantiles in the region; a large one is sampled, which moves them by less than 1 %."""
+    values = image[region]
+    if not values.size:
+        return 0.0, 0.0
+    low, high = np.quantile(values[::max(1, values.size // 65536)], (0.1, 0.9))
+    return float(low), float(high)

@@ -1,0 +1,285 @@
+"""config.yaml + `key=value` overrides -> one typed, frozen Config.
+
+Values live in config.yaml alone; this file holds their types and ranges. A file given by --config may hold any
+subset of the keys: the rest come from config.yaml.
+"""
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cli import UserError
+
+DEFAULTS = Path(__file__).resolve().parent.parent / "config.yaml"
+
+# pydantic's words for these are about Python's types, not about a YAML file
+PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a list of two numbers",
+         "too_long": "should be a list of two numbers", "model_type": "should be a mapping of keys",
+         "path_type": "should be a path"}
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Sigma = Annotated[float, Field(ge=0.1, le=512)]
+Side = Annotated[int, Field(ge=32, le=16384)]
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the lower bound comes first")
+    return bounds
+
+
+def Range(low: float, high: float):
+    """A [low, high] pair within the given limits, lower bound first."""
+    number = Annotated[float, Field(ge=low, le=high)]
+    return Annotated[tuple[number, number], AfterValidator(_ordered)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value):
+        if isinstance(value, bool):
+            raise ValueError("true/false is not allowed here")
+        return value
+
+
+class Synthetic(Section):
+    train: Count
+    val: Count
+    test: Count
+    size: Annotated[int, Field(ge=64, le=4096)]
+
+
+class Data(Section):
+    root: Path
+    source: Literal["synthetic"]
+    train_csv: Path | None
+    val_csv: Path | None
+    test_dir: Path | None
+    solution_csv: Path | None
+    sample_submission: Path | None
+    size: Side | None
+    limit: Count | None
+    on_error: Literal["fail", "skip"]
+    backgrounds_dir: Path | None
+    synthetic: Synthetic
+
+
+class Xray(Section):
+    floor: Range(0, 1)
+    amp: Range(0, 1)
+    ceiling: Range(0, 1)
+    detail_k: Range(0, 10)
+    background: Range(0, 0.25)
+    background_noise: Annotated[float, Field(ge=0, le=0.25)]
+    background_sigma: Sigma
+    low_sigma: Sigma
+    thicken_sigma: Range(0.1, 64)
+    unsharp: Range(0, 4)
+
+
+class Augment(Section):
+    crop: Side
+    scale: Range(0.1, 4)
+    flip_p: Share
+    rotate_p: Share
+    rotate_deg: Annotated[float, Field(ge=0, le=45)]
+    color_p: Share
+    color_range: Range(0, 4)
+    background_p: Share
+    xray_p: Share
+    xray: Xray
+
+
+class Model(Section):
+    variant: Literal["u2netp", "u2net"]
+    weights: Path | None
+
+
+class Loss(Section):
+    base: NonNegative
+    object: NonNegative
+    thin: NonNegative
+    edge: NonNegative
+    background: NonNegative
+
+
+class Train(Section):
+    out_dir: Path
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    weight_decay: NonNegative
+    warmup_steps: Annotated[int, Field(ge=0)]
+    schedule: Literal["plateau", "cosine"]
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
+    plateau_patience: Annotated[int, Field(ge=0)]
+    min_lr: NonNegative
+    ema: Annotated[float, Field(ge=0, le=0.99999)]
+    grad_clip: NonNegative
+    amp: Literal["auto", "bf16", "fp16", "fp32"]
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)]
+    resume: Literal["auto", "never"]
+    select_by: Literal["auto", "val_mse", "val_mse_dense"]
+    save_minutes: Positive
+    max_hours: Positive | None
+    samples: Annotated[int, Field(ge=0, le=64)]
+
+
+class Infer(Section):
+    images: Path | None
+    weights: Path | None
+    submission: Path | None
+    size: Side | None
+    batch_size: Count
+    tta: Literal["none", "flip"]
+    backend: Literal["torch"]
+    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    png_dir: Path | None
+    cutout_dir: Path | None
+
+
+class Config(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    data: Data
+    augment: Augment
+    model: Model
+    loss: Loss
+    train: Train
+    infer: Infer
+
+
+def load_config(path: str | Path = "config.yaml", overrides=()) -> Config:
+    """Reads `path`, applies `key=value` overrides (values are YAML) and fills in what follows from other keys.
+
+    UserError names the file or key, the value and what is allowed.
+    """
+    values = _read(DEFAULTS) if DEFAULTS.exists() else {}
+    if Path(path).resolve() != DEFAULTS:
+        values = _merge(values, _read(path))
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    try:
+        cfg = Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+    return _follow(cfg)
+
+
+def dump_config(cfg: Config) -> str:
+    """The resolved config as YAML, readable by `--config`."""
+    return yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
+
+
+def select_metric(cfg: Config) -> str:
+    """The metrics.csv column that best.pth is chosen by."""
+    if cfg.train.select_by != "auto":
+        return cfg.train.select_by
+    return "val_mse_dense" if cfg.augment.xray_p > 0 else "val_mse"
+
+
+def predict_size(cfg: Config) -> int:
+    """Longer side in pixels at which the network sees whole images."""
+    return cfg.infer.size or 1024
+
+
+def with_predict_size(cfg: Config) -> Config:
+    """infer.size settled: a checkpoint with this config is later used at the size it was validated at."""
+    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"size": predict_size(cfg)})})
+
+
+def _follow(cfg: Config) -> Config:
+    """What is left null follows from other keys."""
+    data, model, infer = cfg.data, cfg.model, cfg.infer
+    test_set = data.root / "test_dataset"
+    data = data.model_copy(update={
+        "train_csv": data.train_csv or data.root / "splits/train.csv",
+        "val_csv": data.val_csv or data.root / "splits/val.csv",
+        "test_dir": data.test_dir or test_set / "orig_1024",
+        "solution_csv": data.solution_csv or test_set / "solution.csv",
+    })
+    if model.weights == Path("official"):
+        model = model.model_copy(update={"weights": Path("weights") / f"{model.variant}.pth"})
+    infer = infer.model_copy(update={
+        "images": infer.images or data.test_dir,
+        "size": infer.size or data.size,
+        "weights": infer.weights or cfg.train.out_dir / "best.pth",
+        "submission": infer.submission or cfg.train.out_dir / "submission.csv",
+    })
+    return cfg.model_copy(update={"data": data, "model": model, "infer": infer})
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; give one with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a config file ({error})") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{path}: is not valid YAML ({_one_line(error)})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must be a mapping of config.yaml's keys")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UserError(f"'{text}': an override is written key=value, e.g. train.epochs=3")
+    try:
+        values = yaml.safe_load(value)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{key}={value}: is not valid YAML ({_one_line(error)})") from None
+    for part in reversed(key.split(".")):
+        values = {part: values}
+    return values
+
+
+def _merge(base: dict, update: dict) -> dict:
+    merged = dict(base)
+    for key, value in update.items():
+        both = isinstance(base.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """The first finding as one line: key, value, what is allowed; an unknown key with the nearest known one."""
+    finding = error.errors(include_url=False)[0]
+    # Positions inside a union or a list are pydantic's affair; the key ends where the config's keys end.
+    key = ".".join(str(part) for part in finding["loc"])
+    known = _known_keys(Config)
+    if finding["type"] == "extra_forbidden":
+        if isinstance(finding["input"], dict) and finding["input"]:
+            key += f".{next(iter(finding['input']))}"
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return f"unknown config key {_one_line(key)}" + (f"; did you mean {near[0]}?" if near else "; see config.yaml")
+    key = max((k for k in known if f"{key}.".startswith(f"{k}.")), key=len, default=key)
+    if finding["type"] == "missing":
+        return f"{key} is missing; config.yaml shows all keys"
+    allowed = " or ".join(dict.fromkeys(
+        PLAIN.get(f["type"], f["msg"].removeprefix("Input ").removeprefix("Value error, "))
+        for f in error.errors(include_url=False) if f"{'.'.join(map(str, f['loc']))}.".startswith(f"{key}.")))
+    return f"{key}={_one_line(finding['input'])}: {allowed}"
+
+
+def _known_keys(section: type[Section], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _one_line(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 160 else text[:157] + "…"

@@ -1,0 +1,97 @@
+"""Image files -> arrays: rgb (H,W,3) uint8, alpha (H,W) float32 in [0,1]; folders of images.
+
+Pillow decodes: about as fast as OpenCV (a 1024² PNG in 20 against 18 ms), but OpenCV returns a truncated JPEG with
+its missing part grey and no error.
+"""
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from cli import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
+
+
+def read_rgb(path: str | Path) -> np.ndarray:
+    """(H,W,3) uint8 of any common format: upright (EXIF), palette expanded, 16 bit scaled, transparency ignored."""
+    image = _decode(path)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        grey = np.rint(_grey(image, path) * 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    return np.asarray(image.convert("RGB"))
+
+
+def read_alpha(path: str | Path) -> np.ndarray:
+    """(H,W) float32 in [0,1]: grey as it is (16 bit in full); of colours the first channel.
+
+    Where the file has a transparency channel and its colours are all the same, that channel is the alpha.
+    """
+    image = _decode(path)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _grey(image, path)
+    transparent = image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info
+    channels = np.asarray(image.convert("RGBA" if transparent else "RGB"))
+    constant = transparent and (channels[..., :3] == channels[0, 0, :3]).all()
+    return channels[..., 3 if constant else 0].astype(np.float32) / 255
+
+
+def _decode(path: str | Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on broken files
+        raise UserError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from None
+
+
+def _grey(image: Image.Image, path: str | Path) -> np.ndarray:
+    """16-bit integer and float images, which Pillow's own conversion would clip at 255."""
+    values = np.asarray(image, dtype=np.float32)
+    if image.mode != "F":
+        values = values / 65535
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise UserError(f"{path}: values outside [0,1] (float) or [0,65535] (integer); rescale the file")
+    return values
+
+
+def resize_longer_side(image: np.ndarray, size: int | None) -> np.ndarray:
+    """Longer side becomes `size` (None: as it is), aspect kept; area filter down, so that soft edges stay right."""
+    height, width = image.shape[:2]
+    ratio = (size or max(height, width)) / max(height, width)
+    if ratio == 1:
+        return image
+    shape = max(1, round(width * ratio)), max(1, round(height * ratio))
+    return cv2.resize(image, shape, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
+
+
+def natural_key(name: str) -> list:
+    """Sorts img2 before img10."""
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+def list_images(folder: str | Path) -> tuple[list[Path], int]:
+    """The images of a folder in natural order, and how many other visible files are ignored."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of images")
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    images = sorted((p for p in files if p.suffix.lower() in SUFFIXES), key=lambda p: natural_key(p.name))
+    if not images:
+        raise UserError(f"{folder}: no image in it ({', '.join(sorted(SUFFIXES))})")
+    return images, len(files) - len(images)
+
+
+def read_shape(path: str | Path) -> tuple[int, int]:
+    """(H,W) of the upright image, from the header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception as error:  # as in _decode
+        raise UserError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from None
+    return (width, height) if turned else (height, width)

@@ -1,0 +1,122 @@
+"""A training run's state: what moves with each step, how it is saved, resumed and recorded in the run folder."""
+import csv
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import checkpoint
+from cli import UserError, written_whole
+from config import Config, dump_config, select_metric
+from pictures import save_curves
+
+COLUMNS = ["epoch", "train_loss", "train_mse", "val_mse", "val_mse_dense", "val_sad", "val_grad", "val_conn", "lr",
+           "images_per_s", "seconds"]
+
+
+@dataclass
+class Progress:
+    """How far the run is; plain values, saved as they are."""
+    epoch: int = 0        # epochs trained and validated
+    batch: int = 0        # batches done of the epoch under way
+    step: int = 0         # optimiser steps in all
+    images: int = 0       # of the epoch under way, and the sums over them:
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0  # of training, without validation
+    history: list[dict[str, float]] = field(default_factory=list)  # metrics.csv's rows
+
+    def add(self, terms: dict[str, torch.Tensor], images: int, seconds: float) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.item() * images
+        self.images += images
+        self.seconds += seconds
+        self.batch += 1
+        self.step += 1
+
+    def close_epoch(self, metrics: dict[str, float], lr: float, validation_seconds: float) -> dict[str, float]:
+        """Appends the epoch's row to the history and starts the next one -> the row."""
+        means = {name: value / self.images for name, value in self.sums.items()}
+        self.epoch += 1
+        row = {"epoch": self.epoch, "train_loss": means.pop("total"), "train_mse": means.pop("mse"), **metrics,
+               "lr": lr, "images_per_s": self.images / self.seconds, "seconds": self.seconds + validation_seconds,
+               **{f"loss_{name}": value for name, value in means.items()}}
+        self.history.append(row)
+        self.batch, self.images, self.sums, self.seconds = 0, 0, {}, 0.0
+        return row
+
+
+@dataclass
+class Run:
+    """Everything that a resumed run needs to equal an uninterrupted one."""
+    cfg: Config
+    model: nn.Module
+    average: nn.Module  # the EMA of model, or model itself: what is validated and saved as the result
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def last(self) -> Path:
+        return self.cfg.train.out_dir / "last.pth"
+
+    def save(self) -> None:
+        checkpoint.save(self.last, {
+            "model_state": self.model.state_dict(),
+            "average_state": self.average.state_dict() if self.average is not self.model else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": asdict(self.progress),
+            "config": self.cfg.model_dump(mode="json"),
+        })
+
+    def resume(self) -> dict[str, tuple]:
+        """Takes up what save() left -> the settings that have changed since: {key: (then, now)}."""
+        state = checkpoint.load_weights(self.model, self.last)
+        try:
+            if self.average is not self.model:
+                self.average.load_state_dict(state["average_state"] or state["model_state"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.progress = Progress(**state["progress"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{self.last}: holds no state to resume from ({error}); "
+                            "set train.resume=never to start anew") from None
+        then, now = _flat(state["config"]), _flat(self.cfg.model_dump(mode="json"))
+        return {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
+
+    def start_anew(self) -> None:
+        """Removes what an earlier run left in the folder, so that nothing of it can be taken for this one's."""
+        out_dir = self.cfg.train.out_dir
+        for path in [*out_dir.glob("*.pth"), *out_dir.glob("samples/epoch_*.png"), out_dir / "metrics.csv"]:
+            path.unlink(missing_ok=True)
+        with written_whole(out_dir / "config.yaml") as part:
+            part.write_text(dump_config(self.cfg), encoding="utf-8")
+
+    def is_best(self) -> bool:
+        """Whether the last epoch is the best so far."""
+        values = [row[select_metric(self.cfg)] for row in self.progress.history]
+        return values[-1] <= min(values)
+
+    def save_best(self) -> None:
+        row = self.progress.history[-1]
+        checkpoint.save(self.cfg.train.out_dir / "best.pth", {
+            "model_state": self.average.state_dict(), "config": self.cfg.model_dump(mode="json"),
+            "epoch": row["epoch"], "metrics": row})
+
+    def record(self) -> None:
+        """metrics.csv and curves.png, from the history."""
+        history = self.progress.history
+        terms = [name for name in history[-1] if name not in COLUMNS]
+        with written_whole(self.cfg.train.out_dir / "metrics.csv") as part, part.open("w", newline="") as file:
+            rows = csv.DictWriter(file, COLUMNS + terms, lineterminator="\n")
+            rows.writeheader()
+            rows.writerows(history)
+        save_curves(self.cfg.train.out_dir / "curves.png", history)
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, object]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

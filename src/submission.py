@@ -1,0 +1,172 @@
+"""submission.csv: alpha <-> base64 PNG <-> CSV; write, validate, score.
+
+Header `filename,image_utf`; one row per test image: its name without the last extension, and the base64 of an 8-bit
+single-channel PNG of the image's size. Rows are streamed both ways, so memory does not grow with their number.
+"""
+import base64
+import binascii
+import contextlib
+import csv
+import io
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cli import UserError, written_whole
+from images import natural_key
+
+HEADER = ["filename", "image_utf"]
+COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+
+
+def to_levels(alpha: np.ndarray) -> np.ndarray:
+    """alpha (H,W) float in [0,1] (clipped) -> (H,W) uint8, rounded half up, never stretched."""
+    if not np.isfinite(alpha).all():
+        raise ValueError("alpha is not finite")
+    return np.floor(np.clip(alpha, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def encode_alpha(alpha: np.ndarray) -> str:
+    """alpha (H,W) float in [0,1] -> base64 text of its 8-bit grey PNG."""
+    return base64.b64encode(cv2.imencode(".png", to_levels(alpha))[1]).decode("ascii")
+
+
+def decode_alpha(text: str) -> np.ndarray:
+    """base64 text -> (H,W) uint8. UserError where it is not an 8-bit single-channel PNG, whole and undamaged."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError("is not base64") from None
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        raise UserError("is not a PNG")
+    depth, color_type = data[24:26]
+    if (depth, COLOR_TYPES.get(color_type)) != (8, "grey"):
+        raise UserError(f"is not an 8-bit single-channel PNG ({depth} bit, {COLOR_TYPES.get(color_type, 'unknown')})")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image)
+    except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on broken files
+        raise UserError(f"is a damaged PNG ({' '.join(str(error).split())})") from None
+
+
+class SubmissionWriter:
+    """with SubmissionWriter(path) as writer: writer.write(name, alpha) …; the file appears when all went well."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._names = set()
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self):
+        part = self._open.enter_context(written_whole(self.path))
+        self._rows = csv.writer(self._open.enter_context(part.open("w", newline="", encoding="utf-8")))
+        self._rows.writerow(HEADER)
+        return self
+
+    def __exit__(self, *error):
+        return self._open.__exit__(*error)
+
+    def write(self, name: str, alpha: np.ndarray) -> None:
+        if name in self._names:
+            raise UserError(f"two test images are named {name}; rename one, a submission holds each name once")
+        self._names.add(name)
+        self._rows.writerow([name, encode_alpha(alpha)])
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    """(line number, filename, image_utf) of each row; both as text."""
+    csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is less than one 1024² alpha
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, None)
+            if header != HEADER:
+                raise UserError(f"{path}: the first line must be {','.join(HEADER)}")
+            for row in reader:
+                if len(row) != len(HEADER):
+                    raise UserError(f"{path} line {reader.line_num}: {len(row)} columns instead of {len(HEADER)}")
+                yield reader.line_num, *row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such CSV; `make infer` writes submission.csv, `make data` solution.csv "
+                        "where the true alphas are known") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
+
+
+def read_alphas(path: str | Path) -> Iterator[tuple[int, str, np.ndarray]]:
+    """(line number, filename, alpha (H,W) uint8) of each row. UserError names the row that cannot be decoded."""
+    for line, name, text in read_rows(path):
+        yield line, name, _decode(text, f"{path} line {line} ({name})")
+
+
+def validate(path: str | Path, names: Sequence[str], size: tuple[int, int] | Mapping[str, tuple[int, int]]) -> int:
+    """Holds a submission against the test set's names and sizes (H,W), one for all or by name -> number of rows.
+
+    UserError names the first row that is wrong.
+    """
+    expected, seen = set(names), set()
+    for line, name, alpha in read_alphas(path):
+        if name in seen:
+            raise UserError(f"{path} line {line}: {name} is there twice")
+        if name not in expected:
+            raise UserError(f"{path} line {line}: {name} is not a test image; names carry no extension")
+        shape = size[name] if isinstance(size, Mapping) else size
+        if alpha.shape != tuple(shape):
+            raise UserError(f"{path} line {line} ({name}): is {alpha.shape[1]}×{alpha.shape[0]} instead of "
+                            f"{shape[1]}×{shape[0]}")
+        seen.add(name)
+    missing = sorted(expected - seen, key=natural_key)
+    if missing:
+        raise UserError(f"{path}: {len(missing)} of {len(expected)} test images are missing ({', '.join(missing[:3])}"
+                        f"{', …' if len(missing) > 3 else ''}); run `make infer` again")
+    return len(seen)
+
+
+def score(path: str | Path, solution_path: str | Path) -> float:
+    """MSE on [0,1], the mean over the solution's images. Rows may stand in any order."""
+    errors = [np.mean((pred.astype(np.float32) - true) ** 2, dtype=np.float64)
+              for _, pred, true in matched_alphas(path, solution_path)]
+    return float(np.mean(errors)) / 255**2
+
+
+def baselines(solution_path: str | Path) -> dict[str, float]:
+    """MSE on [0,1] of the two predictions that need no model: `zero` everywhere and the best `constant`."""
+    moments = np.array([(np.mean(true, dtype=np.float64), np.mean(np.square(true, dtype=np.float64)))
+                        for _, _, true in read_alphas(solution_path)])
+    mean, square = moments.mean(0) / (255, 255**2)
+    return {"zero": float(square), "constant": float(square - mean**2)}
+
+
+def matched_alphas(path: str | Path, solution_path: str | Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(filename, pred, true) uint8 (H,W) of each image; holds only the rows that still lack their partner."""
+    files = (path, solution_path)
+    waiting = ({}, {})
+    for rows in itertools.zip_longest(*map(read_rows, files)):
+        for side, row in enumerate(rows):
+            if row is None:
+                continue
+            line, name, text = row
+            if name in waiting[side]:
+                raise UserError(f"{files[side]} line {line}: {name} is there twice")
+            waiting[side][name] = text
+            if name in waiting[1 - side]:
+                pred, true = (_decode(waiting[i].pop(name), f"{files[i]} ({name})") for i in (0, 1))
+                if pred.shape != true.shape:
+                    raise UserError(f"{path} ({name}): is {pred.shape[1]}×{pred.shape[0]}, "
+                                    f"but in {solution_path} {true.shape[1]}×{true.shape[0]}")
+                yield name, pred, true
+    for side in (0, 1):
+        if waiting[side]:
+            raise UserError(f"{files[1 - side]}: has no row {next(iter(waiting[side]))}, which {files[side]} has")
+
+
+def _decode(text: str, where: str) -> np.ndarray:
+    try:
+        return decode_alpha(text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

@@ -1,0 +1,243 @@
+"""Trains a U²-Net on pairs CSVs into a run folder; goes on where an interrupted run stopped.
+
+    python src/train.py data.train_csv=data/splits/train.csv train.epochs=12 train.out_dir=outputs/u2netp
+"""
+import copy
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import checkpoint
+import cli
+import metrics
+from cli import OperationError, Stopped
+from config import Config, load_config, predict_size, select_metric, with_predict_size
+from dataset import Pair, TrainSet, ValidationSet, read_pairs
+from device import autocast, describe, pick_device, pick_precision
+from losses import matting_loss
+from pictures import panel_sheet, save_picture
+from predictor import Predictor, TorchPredictor
+from run_state import Run
+from schedule import learning_rate
+from u2net import U2Net, normalise
+
+SHUFFLE = 2  # what a random generator is keyed by, beside dataset.py's: [seed, purpose, …]
+
+
+def train(cfg: Config) -> None:
+    """Fills cfg.train.out_dir; one line per epoch on stdout."""
+    stop = StopRequest(cfg.train.max_hours)
+    cv2.setNumThreads(1)  # OpenCV's thread pool does not survive the fork into DataLoader workers
+    torch.manual_seed(cfg.seed)
+    device = pick_device()
+    precision = pick_precision(cfg.train.amp, device)
+    print(f"device  {describe(device, precision)}, channels_last")
+
+    train_set = TrainSet(read_pairs(cfg.data.train_csv, cfg.data.limit, cfg.data.on_error), cfg)
+    val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
+    print(f"data    {len(train_set)} training pairs of {cfg.data.train_csv}, {len(val_set)} for validation of "
+          f"{cfg.data.val_csv}; dense targets with p {cfg.augment.xray_p:g}")
+    run = prepare(cfg, device, precision)
+    predict = TorchPredictor(run.average, predict_size(cfg), cfg.infer.tta, device, precision)
+
+    for epoch in range(run.progress.epoch, cfg.train.epochs):
+        train_epoch(run, train_set, epoch, device, precision, stop)
+        run.save()
+        if not stop.reason:
+            started = time.monotonic()
+            values, panels = validate(predict, val_set, cfg, device, stop)
+        if stop.reason:
+            return end_early(run, stop)
+
+        row = run.progress.close_epoch(values, run.optimizer.param_groups[0]["lr"], time.monotonic() - started)
+        best = run.is_best()
+        if best:
+            run.save_best()
+        run.save()
+        run.record()
+        if panels:
+            title = f"{cfg.train.out_dir} · epoch {epoch + 1} · val_mse_dense {row['val_mse_dense']:.4f}"
+            save_picture(cfg.train.out_dir / f"samples/epoch_{epoch + 1:03d}.png", panel_sheet(panels, title))
+        print(f"epoch {epoch + 1}/{cfg.train.epochs}  train_mse {row['train_mse']:.4f}  val_mse {row['val_mse']:.4f}  "
+              f"val_mse_dense {row['val_mse_dense']:.4f}  lr {row['lr']:.1e}  {row['images_per_s']:.1f} img/s"
+              f"{'  best' if best else ''}", flush=True)
+    best_row = min(run.progress.history, key=lambda row: row[select_metric(cfg)])
+    print(f"done    {cfg.train.out_dir}/best.pth is epoch {best_row['epoch']}, "
+          f"{select_metric(cfg)} {best_row[select_metric(cfg)]:.4f}")
+
+
+def prepare(cfg: Config, device: torch.device, precision: str) -> Run:
+    """Network, optimiser and, where an earlier run can go on, its state; says which weights it starts from."""
+    model = U2Net(cfg.model.variant)
+    resumes = cfg.train.resume == "auto" and (cfg.train.out_dir / "last.pth").exists()
+    if cfg.model.weights and not resumes:
+        checkpoint.load_weights(model, cfg.model.weights)
+    model.to(device, memory_format=torch.channels_last)
+    average = copy.deepcopy(model) if cfg.train.ema else model
+    optimizer = torch.optim.AdamW(model.parameters(), cfg.train.lr, weight_decay=cfg.train.weight_decay)
+    run = Run(cfg, model, average, optimizer, torch.amp.GradScaler(device.type, enabled=precision == "fp16"))
+    if resumes:
+        for key, (then, now) in run.resume().items():
+            print(f"changed {key}: {then} -> {now}")
+        print(f"model   {cfg.model.variant}, resumed from {run.last}: epoch {run.progress.epoch + 1}, "
+              f"batch {run.progress.batch + 1} of the earlier run comes next")
+    else:
+        run.start_anew()
+        print(f"model   {cfg.model.variant} from {cfg.model.weights or 'nothing (model.weights: null)'}")
+    return run
+
+
+def train_epoch(run: Run, train_set: TrainSet, epoch: int, device: torch.device, precision: str,
+                stop: "StopRequest") -> None:
+    """What is left of one epoch; a stop request ends it after the step under way."""
+    cfg, progress = run.cfg, run.progress
+    batches = epoch_batches(cfg, epoch, len(train_set))
+    loader = DataLoader(train_set, batch_sampler=batches[progress.batch:], **loading(cfg, device))
+    past = [row[select_metric(cfg)] for row in progress.history]
+    run.model.train()
+    saved = clock = time.monotonic()
+    for rgb, target, indices in tqdm(loader, f"epoch {epoch + 1}", len(batches), initial=progress.batch,
+                                     unit="batch", disable=None, leave=False):
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(cfg.train, progress.step, len(batches) * cfg.train.epochs, past)
+        rgb, target = rgb.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        with autocast(device, precision):
+            logits = run.model(normalise(rgb))
+        terms = matting_loss(logits, target, cfg.loss)
+        if not terms["total"].isfinite():
+            raise OperationError(not_finite(terms, epoch, progress.batch, [train_set.pairs[i] for i in indices]))
+        run.optimizer.zero_grad()
+        run.scaler.scale(terms["total"]).backward()
+        if cfg.train.grad_clip:
+            run.scaler.unscale_(run.optimizer)
+            nn.utils.clip_grad_norm_(run.model.parameters(), cfg.train.grad_clip)
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        if run.average is not run.model:
+            update_average(run.average, run.model, cfg.train.ema, progress.step)
+
+        now = time.monotonic()
+        progress.add(terms, len(indices), now - clock)
+        clock = now
+        if stop.reason:
+            return
+        if now - saved > cfg.train.save_minutes * 60:
+            run.save()
+            saved = now
+
+
+def validate(predict: Predictor, val_set: ValidationSet, cfg: Config, device: torch.device,
+             stop: "StopRequest") -> tuple[dict[str, float], list[tuple]]:
+    """Predicts as inference does -> (means of the metrics, rows for panel_sheet of evenly spread images)."""
+    dense = select_metric(cfg) == "val_mse_dense"
+    shown = set(np.linspace(0, len(val_set) - 1, min(cfg.train.samples, len(val_set)), dtype=int).tolist())
+    values, panels = [], []
+    loader = DataLoader(val_set, cfg.infer.batch_size, collate_fn=list, **loading(cfg, device))
+    for batch in tqdm(loader, "validation", unit="batch", disable=None, leave=False):
+        for (rgb, alpha, target), pred in zip(batch, predict([rgb for rgb, _, _ in batch]), strict=True):
+            row = {"val_mse": metrics.mse(pred, alpha), "val_mse_dense": metrics.mse(pred, target),
+                   "val_sad": metrics.sad(pred, alpha), "val_grad": metrics.grad(pred, alpha),
+                   "val_conn": metrics.conn(pred, alpha)}
+            if len(values) in shown:
+                name = val_set.pairs[len(values)].image_path.name
+                caption = f"{name}   mse_dense {row['val_mse_dense']:.4f}   mse {row['val_mse']:.4f}"
+                panels.append((caption, rgb, target if dense else alpha, pred))
+            values.append(row)
+        if stop.reason:
+            break
+    return {name: float(np.mean([row[name] for row in values])) for name in values[0]}, panels
+
+
+def epoch_batches(cfg: Config, epoch: int, count: int) -> list[list[tuple[int, int]]]:
+    """The epoch's batches of TrainSet keys (epoch, index), shuffled by seed and epoch.
+
+    An incomplete last batch is left out (its images come in other epochs): BatchNorm learns little from one image.
+    """
+    order = np.random.default_rng([cfg.seed, SHUFFLE, epoch]).permutation(count).tolist()
+    size = min(cfg.train.batch_size, count)
+    return [[(epoch, index) for index in order[start:start + size]] for start in range(0, count - size + 1, size)]
+
+
+def loading(cfg: Config, device: torch.device) -> dict:
+    """How a DataLoader runs: on a CPU one process, since the network needs the cores; beside a GPU all but one."""
+    workers = cfg.train.workers
+    if workers == "auto":
+        workers = 1 if device.type == "cpu" else max(1, min(16, (os.cpu_count() or 1) - 1))
+    return {"num_workers": workers, "pin_memory": device.type == "cuda", "worker_init_fn": leave_ctrl_c_to_main}
+
+
+def leave_ctrl_c_to_main(worker: int) -> None:
+    """A terminal sends Ctrl-C to all processes; the main one still needs its workers to finish the step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average; a young one leans on the present, so that the random start is soon forgotten."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, 1 - decay)
+        else:
+            kept.copy_(new)
+
+
+def not_finite(terms: dict[str, torch.Tensor], epoch: int, batch: int, pairs: Sequence[Pair]) -> str:
+    values = ", ".join(f"{name} {value.item():.3g}" for name, value in terms.items())
+    names = ", ".join(str(pair.image_path) for pair in pairs)
+    return (f"the loss is not finite at epoch {epoch + 1}, batch {batch + 1} ({values}) with {names}; "
+            "lower train.lr, set train.grad_clip or train.amp=fp32")
+
+
+class StopRequest:
+    """Why training should end after the step under way: the first SIGINT or SIGTERM, or the time limit.
+
+    A second signal ends at once.
+    """
+
+    def __init__(self, max_hours: float | None):
+        self.signal = None
+        self._max_hours = max_hours
+        self._deadline = time.monotonic() + max_hours * 3600 if max_hours else float("inf")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
+
+    @property
+    def reason(self) -> str | None:
+        if self.signal:
+            return self.signal.name
+        return f"train.max_hours={self._max_hours:g}" if time.monotonic() > self._deadline else None
+
+
+def end_early(run: Run, stop: StopRequest) -> None:
+    progress = run.progress
+    message = (f"stopped by {stop.reason} in epoch {progress.epoch + 1} after batch {progress.batch}; "
+               f"saved to {run.last}, the same command goes on from there")
+    if stop.signal:
+        raise Stopped(message, stop.signal)
+    print(message)
+
+
+def main() -> None:
+    args = cli.parse(__doc__)
+    try:
+        train(with_predict_size(load_config(args.config, args.overrides)))
+    except torch.OutOfMemoryError:
+        raise OperationError("the GPU's memory is full; lower train.batch_size or augment.crop") from None
+
+
+if __name__ == "__main__":
+    cli.run(main)
