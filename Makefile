@@ -2,18 +2,18 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
-SOURCE ?= synthetic
+SOURCE ?= competition,magick
 
 PY   := $(VENV)/bin/python
 # The demo trains from nothing in about three minutes on two CPU cores: small images, and the dense alpha's lengths
 # scaled with them. Its mattes are returned at the test images' 1024 px.
-DEMO := data.root=data/demo data.synthetic.train=320 data.synthetic.val=16 data.synthetic.test=8 \
+DEMO := data.source=synthetic data.root=data/demo data.synthetic.train=320 data.synthetic.val=16 data.synthetic.test=8 \
         data.synthetic.size=256 data.size=256 augment.crop=128 augment.xray.low_sigma=2.5 \
         augment.xray.background_sigma=16 model.weights=null train.lr=2.0e-3 train.warmup_steps=20 \
         train.schedule=cosine train.batch_size=8 train.epochs=6 train.resume=never train.out_dir=outputs/demo $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data train infer score report test lint clean
+.PHONY: help setup demo data weights train infer score report test lint clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,11 @@ demo: setup  ## data, training, inference, score and picture in one go, with no 
 	$(PY) src/submit.py score $(DEMO)
 	$(PY) src/report.py $(DEMO)
 
-data: setup  ## SOURCE=synthetic: pairs and a test set with its solution into data/
+data: setup  ## pairs and test images into data/; SOURCE=competition,magick (default) | csv | synthetic (no network)
 	$(PY) scripts/get_data.py data.source=$(SOURCE) $(ARGS)
+
+weights: setup  ## the official U²-Net weights, verified, into weights/
+	$(PY) scripts/get_weights.py $(ARGS)
 
 train: setup  ## trains into outputs/<run>/, goes on where it was interrupted
 	$(PY) src/train.py $(ARGS)

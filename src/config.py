@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from cli import UserError
 
+SOURCES = ("competition", "magick", "csv", "synthetic")
 DEFAULTS = Path(__file__).resolve().parent.parent / "config.yaml"
 
 # pydantic's words for these are about Python's types, not about a YAML file
 PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a list of two numbers",
          "too_long": "should be a list of two numbers", "model_type": "should be a mapping of keys",
-         "path_type": "should be a path"}
+         "path_type": "should be a path", "string_pattern_mismatch": "is not of the form that config.yaml shows"}
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -44,10 +45,30 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _a_switch_is_no_number(cls, value):
-        if isinstance(value, bool):
+    def _a_switch_is_no_number(cls, value, info: ValidationInfo):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("true/false is not allowed here")
         return value
+
+
+def _known_sources(text: str) -> str:
+    names = text.split(",")
+    unknown = [name for name in names if name not in SOURCES]
+    if unknown:
+        raise ValueError(f"'{unknown[0]}' is no source; known are {', '.join(SOURCES)}, joined by commas")
+    if len(set(names)) < len(names):
+        raise ValueError("a source is named twice")
+    if {"competition", "synthetic"} <= set(names):
+        raise ValueError("competition and synthetic each bring a test set; choose one of them")
+    return text
+
+
+class Magick(Section):
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    limit: Count
+    background: Literal["catalog", "folder", "none"]
+    nsfw: bool
+    workers: Annotated[int, Field(ge=1, le=64)]
 
 
 class Synthetic(Section):
@@ -59,7 +80,7 @@ class Synthetic(Section):
 
 class Data(Section):
     root: Path
-    source: Literal["synthetic"]
+    source: Annotated[str, AfterValidator(_known_sources)]
     train_csv: Path | None
     val_csv: Path | None
     test_dir: Path | None
@@ -69,6 +90,10 @@ class Data(Section):
     limit: Count | None
     on_error: Literal["fail", "skip"]
     backgrounds_dir: Path | None
+    images_dir: Path | None
+    alphas_dir: Path | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    magick: Magick
     synthetic: Synthetic
 
 
@@ -133,6 +158,14 @@ class Train(Section):
     samples: Annotated[int, Field(ge=0, le=64)]
 
 
+class Kaggle(Section):
+    competition: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
+
+
+class Weights(Section):
+    url: Annotated[str, Field(pattern=r"^https?://")] | None
+
+
 class Infer(Section):
     images: Path | None
     weights: Path | None
@@ -153,6 +186,8 @@ class Config(Section):
     model: Model
     loss: Loss
     train: Train
+    kaggle: Kaggle
+    weights: Weights
     infer: Infer
 
 
@@ -185,6 +220,11 @@ def select_metric(cfg: Config) -> str:
     return "val_mse_dense" if cfg.augment.xray_p > 0 else "val_mse"
 
 
+def official_weights(variant: str) -> Path:
+    """Where `make weights` puts the official weights of a model.variant."""
+    return Path("weights") / f"{variant}.pth"
+
+
 def predict_size(cfg: Config) -> int:
     """Longer side in pixels at which the network sees whole images."""
     return cfg.infer.size or 1024
@@ -206,7 +246,7 @@ def _follow(cfg: Config) -> Config:
         "solution_csv": data.solution_csv or test_set / "solution.csv",
     })
     if model.weights == Path("official"):
-        model = model.model_copy(update={"weights": Path("weights") / f"{model.variant}.pth"})
+        model = model.model_copy(update={"weights": official_weights(model.variant)})
     infer = infer.model_copy(update={
         "images": infer.images or data.test_dir,
         "size": infer.size or data.size,

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.figure import Figure  # not pyplot: no global state, no window, no backend to choose
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from cli import written_whole
@@ -16,20 +18,23 @@ ERROR_FULL = 0.5  # the |error| in alpha that is drawn brightest
 def panel_sheet(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], title: str,
                 side: int = 320) -> np.ndarray:
     """rows of (caption, rgb (H,W,3) uint8, true (H,W), pred (H,W)) -> one labelled (H,W,3) uint8 picture."""
-    gap, head, foot = 12, 64, 30
-    sheet = Image.new("RGB", (4 * side + 5 * gap, head + len(rows) * (side + foot + gap)), PAPER)
+    gap, head, foot = 12, 64, 34
+    panels = [[resize_longer_side(image, side) for image in (rgb, _grey(true), _grey(pred), _heat(np.abs(pred - true)))]
+              for _, rgb, true, pred in rows]
+    heights = [images[0].shape[0] + foot for images in panels]
+    sheet = Image.new("RGB", (4 * side + 5 * gap, head + sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(20), ImageFont.load_default(15)
     draw.text((gap, 8), title, INK, large)
-    for column, name in enumerate(("rgb", "true", "pred", f"|pred − true|, white ≥ {ERROR_FULL}")):
+    for column, name in enumerate(("rgb", "true", "pred", f"|pred - true|, brightest from {ERROR_FULL}")):
         draw.text((gap + column * (side + gap), head - 24), name, QUIET, small)
-    for row, (caption, rgb, true, pred) in enumerate(rows):
-        top = head + row * (side + foot + gap)
-        for column, image in enumerate((rgb, _grey(true), _grey(pred), _heat(np.abs(pred - true)))):
-            small_image = Image.fromarray(np.ascontiguousarray(resize_longer_side(image, side)))
-            left = gap + column * (side + gap) + (side - small_image.width) // 2
-            sheet.paste(small_image, (left, top + (side - small_image.height) // 2))
-        draw.text((gap, top + side + 5), caption, INK, small)
+    top = head
+    for (caption, *_), images, height in zip(rows, panels, heights, strict=True):
+        for column, image in enumerate(images):
+            centred = (side - image.shape[1]) // 2
+            sheet.paste(Image.fromarray(np.ascontiguousarray(image)), (gap + column * (side + gap) + centred, top))
+        draw.text((gap, top + height - foot + 5), caption, INK, small)
+        top += height
     return np.asarray(sheet)
 
 
@@ -40,27 +45,26 @@ def save_picture(path: str | Path, rgb: np.ndarray) -> None:
 
 def save_curves(path: str | Path, history: Sequence[dict]) -> None:
     """history: metrics.csv's rows, one dict per epoch."""
-    from matplotlib.figure import Figure  # not pyplot: no global state, no window, no backend to choose
-
     figure = Figure(figsize=(11, 4), layout="constrained")
-    error, terms, rate = figure.subplots(1, 3)
+    error, terms = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     for name in ("train_mse", "val_mse", "val_mse_dense"):
-        error.plot(epochs, [row[name] for row in history], marker=".", label=name)
-    best = min(history, key=lambda row: row["val_mse_dense"])
-    error.annotate(f"{best['val_mse_dense']:.4f}", (best["epoch"], best["val_mse_dense"]),
-                   textcoords="offset points", xytext=(0, -14), ha="center", fontsize=8)
+        values = [row[name] for row in history]
+        error.plot(epochs, values, marker=".", label=f"{name}, lowest {min(values):.4f}")
     for name in (key for key in history[0] if key.startswith("loss_")):
         terms.plot(epochs, [row[name] for row in history], marker=".", label=name.removeprefix("loss_"))
-    rate.plot(epochs, [row["lr"] for row in history], marker=".", color="grey")
-    for axes, title in ((error, "mean squared error"), (terms, "loss terms, unweighted"), (rate, "learning rate")):
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.set_yscale("log")
+    rate = terms.twinx()
+    rate.plot(epochs, [row["lr"] for row in history], color="lightgrey", linestyle="--", zorder=0)
+    rate.set_ylabel("learning rate (dashed)", color="grey")
+    rate.set_ylim(bottom=0)
+    for axes, title in ((error, "mean squared error"), (terms, "loss terms, unweighted")):
+        axes.set(title=title, xlabel="epoch", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    error.legend(fontsize=8)
-    terms.legend(fontsize=8)
+        axes.legend(fontsize=8)
     with written_whole(path) as part:
         figure.savefig(part, dpi=110)
 

@@ -1,0 +1,86 @@
+"""What the tests share: a small set of pairs, a trained run folder, and the reference material where it is present."""
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not (SHARED / "real").is_dir():
+        pytest.skip("no ../shared: the research-only reference pictures are not part of the repository")
+    return SHARED
+
+
+def scene(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A textured disc with a soft edge before a gradient: rgb (size,size,3) uint8, alpha (size,size) float32."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / size
+    cx, cy, radius = rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65), rng.uniform(0.2, 0.3)
+    alpha = np.clip((radius - np.hypot(x - cx, y - cy)) * size / 6 + 0.5, 0, 1).astype(np.float32)
+    texture = cv2.GaussianBlur(rng.uniform(0, 255, (size, size, 3)).astype(np.float32), (0, 0), 1.5)
+    background = np.stack([x, y, 1 - x], 2) * 200 + 30
+    rgb = alpha[..., None] * texture + (1 - alpha[..., None]) * background
+    return np.rint(np.clip(rgb, 0, 255)).astype(np.uint8), alpha
+
+
+def write_pairs(folder: Path, count: int, size: int, first_seed: int = 0) -> Path:
+    """`count` scenes as PNG and their pairs CSV -> its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i in range(count):
+        rgb, alpha = scene(size, first_seed + i)
+        cv2.imwrite(str(folder / f"rgb_{i}.png"), rgb[..., ::-1])
+        cv2.imwrite(str(folder / f"alpha_{i}.png"), np.rint(alpha * 255).astype(np.uint8))
+        rows.append((f"rgb_{i}.png", f"alpha_{i}.png"))
+    return write_csv(folder / "pairs.csv", rows)
+
+
+def write_csv(path: Path, rows, header=("image_path", "alpha_path")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture(scope="session")
+def pairs_csv(tmp_path_factory) -> Path:
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 4, 64)
+
+
+def tiny(pairs_csv: Path, out_dir: Path, *more: str) -> list[str]:
+    """Overrides of a training that takes about a second per epoch."""
+    return [f"data.train_csv={pairs_csv}", f"data.val_csv={pairs_csv}", f"train.out_dir={out_dir}", "augment.crop=64",
+            "infer.size=64", "model.weights=null", "train.epochs=2", "train.batch_size=2", "train.workers=0",
+            "train.lr=1e-3", "train.samples=2", *more]
+
+
+def script(name: str, *arguments: str, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess:
+    """Runs a script of the project as a user would."""
+    return subprocess.run([sys.executable, ROOT / name, *arguments], cwd=cwd, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options)
+
+
+def one_error_line(result: subprocess.CompletedProcess, exit_code: int) -> str:
+    """The line of a failed command, after checking that it is the only one and no traceback."""
+    assert result.returncode == exit_code, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory, pairs_csv) -> Path:
+    """A run folder as training leaves it."""
+    out_dir = tmp_path_factory.mktemp("run")
+    result = script("src/train.py", *tiny(pairs_csv, out_dir))
+    assert result.returncode == 0, result.stderr
+    return out_dir

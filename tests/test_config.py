@@ -1,0 +1,112 @@
+import re
+
+import pytest
+import yaml
+from conftest import ROOT, one_error_line, script
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli import UserError
+from config import DEFAULTS, Config, _known_keys, dump_config, load_config, predict_size, select_metric
+
+
+def fault(*overrides) -> str:
+    with pytest.raises(UserError) as error:
+        load_config(DEFAULTS, overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_every_key_stands_in_config_yaml_with_a_comment():
+    lines = DEFAULTS.read_text(encoding="utf-8").splitlines()
+    for key in _known_keys(Config):
+        name = key.rsplit(".", 1)[-1]
+        assert any(re.match(rf" *{name}:(?= |$)(.*#|$)", line) for line in lines), key
+
+
+def test_overrides_parse_yaml_and_lists():
+    cfg = load_config(DEFAULTS, ["train.epochs=3", "augment.scale=[0.7,1]", "train.lr=1e-3", "data.size=null"])
+    assert (cfg.train.epochs, cfg.augment.scale, cfg.train.lr, cfg.data.size) == (3, (0.7, 1.0), 1e-3, None)
+
+
+@pytest.mark.parametrize("override, words", [
+    ("train.epoch=3", "did you mean train.epochs"),
+    ("trian.epochs=3", "did you mean train.epochs"),
+    ("train.epochs=0", "train.epochs=0: should be greater than or equal to 1"),
+    ("train.epochs=many", "train.epochs=many: should be a valid integer"),
+    ("train.lr=true", "train.lr=True"),
+    ("train.lr=.nan", "finite"),
+    ("train.amp=fp8", "'auto', 'bf16', 'fp16' or 'fp32'"),
+    ("augment.scale=0.5", "augment.scale=0.5: should be a list [low, high]"),
+    ("augment.scale=[1,0.5]", "lower bound comes first"),
+    ("augment.scale=[0.5,9]", "less than or equal to 4"),
+    ("model=u2net", "model=u2net: should be a mapping"),
+    ("train.__class__=1", "unknown config key train.__class__"),
+    ("train.epochs", "key=value"),
+    ("train.epochs=[", "not valid YAML"),
+])
+def test_a_wrong_override_names_key_value_and_what_is_allowed(override, words):
+    assert words in fault(override)
+
+
+@given(st.sampled_from(_known_keys(Config)),
+       st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+                 st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2)))
+def test_any_value_for_any_key_is_taken_or_refused_in_one_line(key, value):
+    try:
+        cfg = load_config(DEFAULTS, [f"{key}={yaml.safe_dump(value)}"])
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(cfg, Config)
+
+
+@given(st.text(max_size=200))
+def test_any_text_as_config_file_is_taken_or_refused_in_one_line(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("config") / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        load_config(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_partial_file_takes_the_rest_from_config_yaml(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {epochs: 5}")
+    cfg = load_config(tmp_path / "mine.yaml")
+    assert cfg.train.epochs == 5
+    assert cfg.train.batch_size == load_config(DEFAULTS).train.batch_size
+
+
+def test_a_config_file_cannot_run_code(tmp_path):
+    (tmp_path / "evil.yaml").write_text(f"seed: !!python/object/apply:os.system ['touch {tmp_path}/ran']")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(tmp_path / "evil.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_defaults_follow_from_one_another():
+    cfg = load_config(DEFAULTS, ["data.root=/d", "train.out_dir=/run", "model.variant=u2net", "data.size=512"])
+    assert str(cfg.infer.images) == str(cfg.data.test_dir) == "/d/test_dataset/orig_1024"
+    assert (str(cfg.infer.weights), str(cfg.infer.submission)) == ("/run/best.pth", "/run/submission.csv")
+    assert str(cfg.model.weights) == "weights/u2net.pth"
+    assert predict_size(cfg) == 512
+    assert load_config(DEFAULTS, ["model.weights=null"]).model.weights is None
+
+
+def test_selection_follows_what_the_network_learns():
+    assert select_metric(load_config(DEFAULTS)) == "val_mse_dense"
+    assert select_metric(load_config(DEFAULTS, ["augment.xray_p=0"])) == "val_mse"
+
+
+def test_the_saved_config_reads_back_the_same(tmp_path):
+    cfg = load_config(DEFAULTS, ["train.epochs=7"])
+    (tmp_path / "saved.yaml").write_text(dump_config(cfg))
+    assert load_config(tmp_path / "saved.yaml") == cfg
+
+
+def test_the_command_line_ends_with_2_and_one_line():
+    assert "did you mean train.epochs" in one_error_line(script("src/train.py", "train.epoch=3"), 2)
+    assert "--no-such" in one_error_line(script("src/train.py", "--no-such"), 2)
+    assert "nowhere.yaml" in one_error_line(script("src/train.py", "--config", "nowhere.yaml"), 2)
+    assert (ROOT / "config.yaml").exists()

@@ -1,0 +1,126 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import one_error_line, scene, script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from images import read_rgb
+from predictor import TorchPredictor, from_square, to_square
+from submission import decode_alpha, read_rows
+from u2net import U2Net
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for name, (height, width) in {"10": (64, 64), "9": (50, 90), "007": (120, 40)}.items():
+        cv2.imwrite(str(folder / f"{name}.png"), cv2.resize(scene(128)[0], (width, height)))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return U2Net().eval()
+
+
+def predictor(model, tta="none", size=64, precision="fp32"):
+    return TorchPredictor(model, size, tta, torch.device("cpu"), precision)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(32, 128))
+def test_a_ramp_survives_the_way_to_the_networks_square_and_back(height, width, size):
+    ramp = np.tile(np.linspace(0, 255, width, dtype=np.float32), (height, 1))
+    square = to_square(np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8), size)
+    assert square.shape == (size, size, 3)
+    back = from_square(square[..., 0].astype(np.float32), (height, width))
+    assert back.shape == (height, width)
+    # What one pixel of the smaller of the two spans of the ramp, and the rounding to whole levels.
+    assert np.abs(back - ramp).max() <= 255 / min(width, max(1, round(width * size / max(height, width)))) + 1
+
+
+def test_predictions_are_alphas_of_the_images_own_sizes(model):
+    shapes = [(64, 64), (30, 90), (200, 100)]
+    alphas = predictor(model)([np.zeros((*shape, 3), np.uint8) for shape in shapes])
+    assert [alpha.shape for alpha in alphas] == shapes
+    assert all(alpha.dtype == np.float32 and 0 <= alpha.min() <= alpha.max() <= 1 for alpha in alphas)
+
+
+def test_flip_tta_is_the_mean_of_both_sides_and_so_symmetric(model):
+    rgb = scene(64)[0]
+    mirrored = np.ascontiguousarray(rgb[:, ::-1])
+    (alpha,), (other,) = predictor(model)([rgb]), predictor(model)([mirrored])
+    (tta,), (tta_other,) = predictor(model, "flip")([rgb]), predictor(model, "flip")([mirrored])
+    np.testing.assert_allclose(tta, (alpha + other[:, ::-1]) / 2, atol=1e-6)
+    np.testing.assert_allclose(tta, tta_other[:, ::-1], atol=1e-6)
+
+
+def test_a_batch_equals_its_images_alone(model):
+    rgbs = [scene(64, seed)[0] for seed in range(3)]
+    for together, rgb in zip(predictor(model)(rgbs), rgbs, strict=True):
+        np.testing.assert_allclose(together, predictor(model)([rgb])[0], atol=1e-5)
+
+
+def test_bf16_agrees_with_fp32(model):
+    rgb = scene(64)[0]
+    (exact,), (fast,) = predictor(model)([rgb]), predictor(model, precision="bf16")([rgb])
+    assert np.abs(exact - fast).mean() < 4e-3
+
+
+def test_a_folder_becomes_a_valid_submission_with_mattes_and_cutouts(run_dir, images, tmp_path):
+    options = [f"infer.images={images}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
+    result = script("src/infer.py", *options, f"infer.png_dir={tmp_path}/png", f"infer.cutout_dir={tmp_path}/cut")
+    assert result.returncode == 0, result.stderr
+    assert "1 files that are no images" in result.stdout and "64 px, tta flip" in result.stdout
+    rows = {name: decode_alpha(text) for _, name, text in read_rows(tmp_path / "s.csv")}
+    assert list(rows) == ["007", "9", "10"]
+    for name, alpha in rows.items():
+        assert alpha.shape == read_rgb(images / f"{name}.png").shape[:2]
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"png/{name}.png")), alpha)
+        cutout = Image.open(tmp_path / f"cut/{name}.png")
+        assert cutout.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(cutout)[..., 3], alpha)
+    result = script("src/submit.py", "validate", *options)
+    assert result.returncode == 0 and "valid, 3 rows" in result.stdout, result.stderr
+
+
+def test_the_sample_submission_sets_the_order(run_dir, images, tmp_path):
+    (tmp_path / "sample.csv").write_text("filename,image_utf\n10,\n007,\n9,\n")
+    options = [f"infer.images={images}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
+    result = script("src/infer.py", *options, f"data.sample_submission={tmp_path}/sample.csv")
+    assert result.returncode == 0, result.stderr
+    assert [name for _, name, _ in read_rows(tmp_path / "s.csv")] == ["10", "007", "9"]
+    (tmp_path / "sample.csv").write_text("filename,image_utf\n10,\n8,\n")
+    line = one_error_line(script("src/infer.py", *options, f"data.sample_submission={tmp_path}/sample.csv"), 2)
+    assert "names are not those of" in line
+
+
+def test_bad_folders_and_files_leave_nothing_behind(run_dir, images, tmp_path):
+    options = [f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/out/s.csv"]
+    assert "no such folder" in one_error_line(script("src/infer.py", f"infer.images={tmp_path}/no", *options), 2)
+    (tmp_path / "images").mkdir()
+    assert "no image in it" in one_error_line(script("src/infer.py", f"infer.images={tmp_path}/images", *options), 2)
+    whole = (images / "10.png").read_bytes()
+    (tmp_path / "images/a.png").write_bytes(whole)
+    (tmp_path / "images/b.png").write_bytes(whole[:len(whole) // 2])
+    assert "b.png" in one_error_line(script("src/infer.py", f"infer.images={tmp_path}/images", *options), 2)
+    assert not any((tmp_path / "out").iterdir())
+    (tmp_path / "images/b.png").rename(tmp_path / "images/a.jpg")
+    line = one_error_line(script("src/infer.py", f"infer.images={tmp_path}/images", *options), 2)
+    assert "another image is named a" in line
+
+
+def test_score_and_picture_of_a_test_set_with_solution(run_dir, images, tmp_path):
+    options = [f"infer.images={images}", f"train.out_dir={run_dir}", f"infer.submission={run_dir}/submission.csv"]
+    assert script("src/infer.py", *options).returncode == 0
+    options.append(f"data.solution_csv={run_dir}/submission.csv")
+    result = script("src/submit.py", "score", *options)
+    assert result.returncode == 0 and "0.000000      0.00" in result.stdout, result.stderr
+    assert "all zero" in result.stdout and "best constant" in result.stdout
+    assert script("src/report.py", *options).returncode == 0
+    assert read_rgb(run_dir / "report.png").shape[1] > 1000
