@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 
 class UserError(Exception):
@@ -31,13 +30,16 @@ class Stopped(Exception):
 
 
 def parse(doc: str, actions: Sequence[str] = (), arguments: Sequence[str] | None = None,
-          switches: Mapping[str, str] = MappingProxyType({})) -> argparse.Namespace:
-    """`--config`, one of `actions` (when there are any), `switches` (name: help) and overrides; `doc` is the script's docstring."""
+          switches: Mapping[str, str] | None = None) -> argparse.Namespace:
+    """`--config`, one of `actions` (when there are any), --switches (name: help) and overrides.
+
+    `doc` is the script's docstring.
+    """
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="config.yaml", help="YAML file with any of config.yaml's keys")
     if actions:
         parser.add_argument("action", choices=actions)
-    for name, meaning in switches.items():
+    for name, meaning in (switches or {}).items():
         parser.add_argument(f"--{name}", action="store_true", help=meaning)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.epochs=3")
     return parser.parse_intermixed_args(arguments)

@@ -28,6 +28,7 @@ class Pair:
     image_path: Path
     alpha_path: Path
     row: str
+    family: str = ""  # of the CSV's optional column `family`: what results are grouped by
 
 
 def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "fail") -> list[Pair]:
@@ -56,7 +57,7 @@ def _read_rows(csv_path: Path) -> list[Pair]:
             if missing:
                 raise UserError(f"{csv_path}: no column {' and '.join(missing)}; "
                                 "the first line must be image_path,alpha_path")
-            rows = [(reader.line_num, row["image_path"], row["alpha_path"]) for row in reader]
+            rows = [(reader.line_num, row["image_path"], row["alpha_path"], row.get("family")) for row in reader]
     except FileNotFoundError:
         raise UserError(f"{csv_path}: no such pairs CSV; `make data SOURCE=synthetic` makes one, "
                         "or set data.train_csv / data.val_csv") from None
@@ -64,12 +65,12 @@ def _read_rows(csv_path: Path) -> list[Pair]:
         raise UserError(f"{csv_path}: cannot be read as a CSV ({error})") from None
     if not rows:
         raise UserError(f"{csv_path}: has no rows; each is one image_path,alpha_path")
-    for line, image, alpha in rows:
+    for line, image, alpha, _ in rows:
         if not image or not alpha:
             raise UserError(f"{csv_path} line {line}: image_path or alpha_path is empty")
     # An absolute path in the CSV replaces the folder: that is what pathlib's / does.
-    return [Pair(csv_path.parent / image, csv_path.parent / alpha, f"{csv_path} line {line}")
-            for line, image, alpha in rows]
+    return [Pair(csv_path.parent / image, csv_path.parent / alpha, f"{csv_path} line {line}", family or "")
+            for line, image, alpha, family in rows]
 
 
 def _fault(pair: Pair) -> str | None:

@@ -17,24 +17,23 @@ from tqdm import tqdm
 
 import checkpoint
 import cli
-import metrics
 from cli import OperationError, Stopped
 from config import Config, load_config, predict_size, select_metric, with_predict_size
 from dataset import Pair, TrainSet, ValidationSet, read_pairs
 from device import autocast, describe, pick_device, pick_precision
 from losses import matting_loss
 from pictures import panel_sheet, save_picture
-from predictor import Predictor, TorchPredictor
+from predictor import TorchPredictor
 from run_state import Run
 from schedule import learning_rate
 from u2net import U2Net, normalise
+from validation import reference_levels, validate
 
 SHUFFLE = 2  # what a random generator is keyed by, beside dataset.py's: [seed, purpose, …]
 
 
 def train(cfg: Config) -> None:
     """Fills cfg.train.out_dir; one line per epoch on stdout."""
-    stop = StopRequest(cfg.train.max_hours)
     cv2.setNumThreads(1)  # OpenCV's thread pool does not survive the fork into DataLoader workers
     torch.manual_seed(cfg.seed)
     device = pick_device()
@@ -48,30 +47,36 @@ def train(cfg: Config) -> None:
     run = prepare(cfg, device, precision)
     predict = TorchPredictor(run.average, predict_size(cfg), cfg.infer.tta, device, precision)
 
-    for epoch in range(run.progress.epoch, cfg.train.epochs):
-        train_epoch(run, train_set, epoch, device, precision, stop)
-        run.save()
-        if not stop.reason:
-            started = time.monotonic()
-            values, panels = validate(predict, val_set, cfg, device, stop)
+    shown = np.linspace(0, len(val_set) - 1, min(cfg.train.samples, len(val_set)), dtype=int).tolist()
+    levels = reference_levels(val_set, cfg, cfg.train.out_dir / "levels.json")
+    print(f"levels  val_mse_dense: floor {levels['floor']:.4f}, best constant {levels['constant']:.4f}, "
+          f"all zero {levels['zero']:.4f}")
+
+    stop = StopRequest(cfg.train.max_hours)  # from here on there is something to save
+    for epoch in range(run.progress.epoch + 1, cfg.train.epochs + 1):
+        train_epoch(run, train_set, epoch - 1, device, precision, stop)
+        run.save()  # validation can be interrupted as well
+        started = time.monotonic()
+        result, pictures = validate(predict, val_set, cfg.infer.batch_size, loading(cfg, device),
+                                    lambda: stop.reason is not None, shown)
         if stop.reason:
             return end_early(run, stop)
 
-        row = run.progress.close_epoch(values, run.optimizer.param_groups[0]["lr"], time.monotonic() - started)
+        row = run.progress.close_epoch(result.means(), run.optimizer.param_groups[0]["lr"], time.monotonic() - started)
         best = run.is_best()
         if best:
             run.save_best()
+            result.save(cfg.train.out_dir / "validation.json", epoch)
         run.save()
         run.record()
-        if panels:
-            title = f"{cfg.train.out_dir} · epoch {epoch + 1} · val_mse_dense {row['val_mse_dense']:.4f}"
-            save_picture(cfg.train.out_dir / f"samples/epoch_{epoch + 1:03d}.png", panel_sheet(panels, title))
-        print(f"epoch {epoch + 1}/{cfg.train.epochs}  train_mse {row['train_mse']:.4f}  val_mse {row['val_mse']:.4f}  "
+        if pictures:
+            draw_samples(cfg, epoch, pictures)
+        print(f"epoch {epoch}/{cfg.train.epochs}  train_mse {row['train_mse']:.4f}  val_mse {row['val_mse']:.4f}  "
               f"val_mse_dense {row['val_mse_dense']:.4f}  lr {row['lr']:.1e}  {row['images_per_s']:.1f} img/s"
               f"{'  best' if best else ''}", flush=True)
     best_row = min(run.progress.history, key=lambda row: row[select_metric(cfg)])
-    print(f"done    {cfg.train.out_dir}/best.pth is epoch {best_row['epoch']}, "
-          f"{select_metric(cfg)} {best_row[select_metric(cfg)]:.4f}")
+    print(f"done    {cfg.train.out_dir}/best.pth is epoch {best_row['epoch']}: val_mse_dense "
+          f"{best_row['val_mse_dense']:.4f} (floor {levels['floor']:.4f}, constant {levels['constant']:.4f})")
 
 
 def prepare(cfg: Config, device: torch.device, precision: str) -> Run:
@@ -134,26 +139,13 @@ def train_epoch(run: Run, train_set: TrainSet, epoch: int, device: torch.device,
             saved = now
 
 
-def validate(predict: Predictor, val_set: ValidationSet, cfg: Config, device: torch.device,
-             stop: "StopRequest") -> tuple[dict[str, float], list[tuple]]:
-    """Predicts as inference does -> (means of the metrics, rows for panel_sheet of evenly spread images)."""
+def draw_samples(cfg: Config, epoch: int, pictures: list[tuple]) -> None:
+    """samples/epoch_NNN.png: rgb, truth, prediction and error of the pictured validation images."""
     dense = select_metric(cfg) == "val_mse_dense"
-    shown = set(np.linspace(0, len(val_set) - 1, min(cfg.train.samples, len(val_set)), dtype=int).tolist())
-    values, panels = [], []
-    loader = DataLoader(val_set, cfg.infer.batch_size, collate_fn=list, **loading(cfg, device))
-    for batch in tqdm(loader, "validation", unit="batch", disable=None, leave=False):
-        for (rgb, alpha, target), pred in zip(batch, predict([rgb for rgb, _, _ in batch]), strict=True):
-            row = {"val_mse": metrics.mse(pred, alpha), "val_mse_dense": metrics.mse(pred, target),
-                   "val_sad": metrics.sad(pred, alpha), "val_grad": metrics.grad(pred, alpha),
-                   "val_conn": metrics.conn(pred, alpha)}
-            if len(values) in shown:
-                name = val_set.pairs[len(values)].image_path.name
-                caption = f"{name}   mse_dense {row['val_mse_dense']:.4f}   mse {row['val_mse']:.4f}"
-                panels.append((caption, rgb, target if dense else alpha, pred))
-            values.append(row)
-        if stop.reason:
-            break
-    return {name: float(np.mean([row[name] for row in values])) for name in values[0]}, panels
+    rows = [(f"{row['image']}   mse_dense {row['val_mse_dense']:.4f}   mse {row['val_mse']:.4f}",
+             rgb, target if dense else alpha, pred) for row, rgb, alpha, target, pred in pictures]
+    title = f"{cfg.train.out_dir} · epoch {epoch} · true: {'dense target' if dense else 'alpha of the file'}"
+    save_picture(cfg.train.out_dir / f"samples/epoch_{epoch:03d}.png", panel_sheet(rows, title))
 
 
 def epoch_batches(cfg: Config, epoch: int, count: int) -> list[list[tuple[int, int]]]:

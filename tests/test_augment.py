@@ -46,7 +46,7 @@ def test_range_holds_for_any_parameters_and_sizes(seed, height, width):
     alpha = rng.choice([0, 1, 0.5], (height, width)).astype(np.float32)
     dense = xray_alpha_dense(rgb, alpha, sample_xray_params(CFG.xray, rng), rng)
     assert dense.shape == alpha.shape and dense.dtype == np.float32
-    assert 0 <= dense.min() and dense.max() <= 0.97
+    assert dense.min() >= 0 and dense.max() <= 0.97
 
 
 def test_outside_the_object_lies_the_background():
@@ -115,7 +115,7 @@ def test_geometry_fills_the_crop_from_any_shape_and_keeps_rgb_and_alpha_together
     rgb = geometry.apply(np.repeat(grey[..., None], 3, axis=2))
     assert rgb.shape == (64, 64, 3) and alpha.shape == (64, 64)
     assert np.abs(rgb[..., 0] / 255 - alpha).max() < 0.02
-    assert 0 <= alpha.min() and alpha.max() <= 1
+    assert alpha.min() >= 0 and alpha.max() <= 1
 
 
 def test_a_small_scale_shows_the_whole_object_but_never_less_than_the_crop():

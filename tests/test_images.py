@@ -25,7 +25,8 @@ def test_lossless_formats_are_read_exactly(tmp_path, name):
 def test_webp_and_jpeg_are_read(tmp_path):
     np.testing.assert_array_equal(read_rgb(saved(tmp_path, "a.webp", Image.fromarray(RGB), lossless=True)), RGB)
     smooth = np.full((16, 16, 3), (200, 100, 50), np.uint8)
-    assert np.abs(read_rgb(saved(tmp_path, "a.jpg", Image.fromarray(smooth), quality=95)).astype(int) - smooth).max() < 4
+    jpeg = read_rgb(saved(tmp_path, "a.jpg", Image.fromarray(smooth), quality=95))
+    assert np.abs(jpeg.astype(int) - smooth).max() < 4
 
 
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path):

@@ -82,10 +82,10 @@ def test_training_learns(tmp_path):
     assert min(row["val_mse_dense"] for row in history) < history[0]["val_mse_dense"] / 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 convolutions need a GPU")
 def test_fp16_training_stays_finite(pairs_csv, tmp_path):
-    history = run(pairs_csv, tmp_path, "train.amp=fp16", "train.epochs=4")["progress"]["history"]
+    history = run(pairs_csv, tmp_path, "train.amp=fp16", "train.epochs=3")["progress"]["history"]
     assert all(np.isfinite(list(row.values())).all() for row in history)
+    assert history[-1]["train_mse"] < history[0]["train_mse"]
 
 
 def test_a_finished_run_is_left_as_it_is(pairs_csv, tmp_path, capsys):

@@ -1,14 +1,12 @@
-"""The foliage family: house plants, trees, ferns, grass and conifers, leaf by leaf.
-
-    python -c "from plants import foliage; import numpy; print(foliage(256, numpy.random.default_rng(0)).shape)"
-"""
+"""The foliage family: house plants, trees, ferns, grass and conifers, leaf by leaf."""
 
 import numpy as np
 
-from drawing import blank, draw_polygons, draw_strands, fit, over, reduce, relight, rotate
-from fibres import TONES, branch, to_index, tubes
-from solids import turned
-from textures import draw_light, fractal, natural_colour, ramp, tones
+from families.drawing import blank, draw_polygons, draw_strands, fit, over, reduce, relight, rotate
+from families.solids import turned
+from families.strands import TONES, to_index, tubes
+from families.textures import draw_light, fractal, ramp, tones
+from families.threads import branch
 
 LEAF_GREENS = ((74, 104, 46), (98, 128, 58), (52, 84, 50), (120, 140, 70), (64, 96, 70), (150, 128, 50), (170, 90, 40), (142, 52, 36))
 # Half outlines of leaves: half width at evenly spaced places from stalk to tip.

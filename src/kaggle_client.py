@@ -1,0 +1,74 @@
+"""The real Kaggle client, run as a checked process: its requests may hang, and its exit code 0 is not yet success.
+
+    from kaggle_client import read_kaggle
+    read_kaggle("competitions", "files", "titanic", "--csv")   # -> what the client prints
+
+Credentials are the client's own affair: KAGGLE_API_TOKEN, ~/.kaggle/access_token or ~/.kaggle/kaggle.json.
+"""
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from cli import OperationError
+
+PATIENCE = 20  # seconds without a sign of life after which the client is stopped; it knows no limit of its own
+TRIES, PAUSE = 2, 2  # a call that only reads is made again after PAUSE seconds where that may help
+# What the client's words mean, the first that fits, and the remedy. Kaggle answers much with an opaque 400 or 403.
+NO_CREDENTIALS = re.compile(r"Authentication required|\b401\b")
+TROUBLE = re.compile(r"\b5\d\d Server Error|connection|max retries|timed? ?out|no answer", re.IGNORECASE)
+UNKNOWN = re.compile(r"\b404\b|not found", re.IGNORECASE)
+
+
+def read_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None) -> str:
+    """stdout of a call that changes nothing at Kaggle. OperationError says what went wrong and what to do.
+
+    `progress()` is asked several times a second; each new value of it is a sign of life.
+    """
+    for attempt in range(1, TRIES + 1):
+        code, out, err = run_kaggle(*arguments, progress=progress)
+        if code == 0:
+            return out
+        # Without an answer the user has waited long enough; other trouble may have passed by now.
+        if attempt == TRIES or "no answer" in err or not TROUBLE.search(err):
+            raise OperationError(explain(out, err))
+        time.sleep(PAUSE)
+
+
+def run_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of one call."""
+    # VERBOSE makes the client print the Authorization header.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("VERBOSE")}
+    with subprocess.Popen([sys.executable, "-m", "kaggle", "-W", *arguments], text=True, env=environment,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            first = last = progress()
+            alive = time.monotonic()
+            while time.monotonic() - alive < PATIENCE:
+                try:
+                    out, err = process.communicate(timeout=0.2)
+                    return process.returncode, out, err
+                except subprocess.TimeoutExpired:
+                    now = progress()
+                if now != last:
+                    last, alive = now, time.monotonic()
+        finally:
+            process.kill()  # also when Ctrl-C or an error ends the wait
+    return 1, "", f"the connection stalled for {PATIENCE} s" if last != first else f"no answer within {PATIENCE} s"
+
+
+def explain(out: str, err: str) -> str:
+    """One line from what the client printed: what it means and the remedy, then the client's own last words."""
+    if NO_CREDENTIALS.search(out + err):
+        return ("Kaggle knows no valid credentials: create a token at https://www.kaggle.com/settings/api and set "
+                "KAGGLE_API_TOKEN to it, or save it as ~/.kaggle/access_token")
+    # Links to Kaggle's storage carry a signature.
+    words = re.sub(r"\?\S+", "?…", (err.strip() or out.strip() or "no message").splitlines()[-1].strip())[-200:]
+    if TROUBLE.search(err):
+        return f"Kaggle cannot be reached or is in trouble; check the network and try again ({words})"
+    if UNKNOWN.search(err):
+        return f"Kaggle knows no such name; compare kaggle.competition with the site's address ({words})"
+    return ("Kaggle refused: accept the rules on the competition's Rules page with this account, "
+            f"and check the spelling of kaggle.competition ({words})")

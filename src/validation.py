@@ -1,0 +1,110 @@
+"""Validation: predicts as inference does, and says how good that is between the floor and the trivial predictions."""
+import hashlib
+import json
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+import metrics
+from augment import sample_xray_params, xray_alpha_dense
+from cli import written_whole
+from config import Config
+from dataset import Pair, ValidationSet, read_pair
+from predictor import Predictor
+from submission import to_levels
+
+FLOOR = 5  # what a random generator is keyed by: [seed, purpose, …]
+DRAWS = 4  # per image for the floor: its standard error over pixels and images is far below its value
+
+
+@dataclass
+class Validation:
+    """What one pass over the validation set measured."""
+    images: list[dict] = field(default_factory=list)  # one row per image: names and metrics
+    # pixels per level 0…255 of the file's alpha, the dense target and the prediction
+    histograms: dict[str, np.ndarray] = field(
+        default_factory=lambda: {name: np.zeros(256, np.int64) for name in ("alpha", "target", "pred")})
+    # sum of the target over the pixels that each predicted level has: divided by pred's histogram, the calibration
+    target_sums: np.ndarray = field(default_factory=lambda: np.zeros(256))
+
+    def add(self, pair: Pair, alpha: np.ndarray, target: np.ndarray, pred: np.ndarray) -> dict:
+        """One image; alpha, target, pred (H,W) in [0,1] -> its row."""
+        row = {"image": pair.image_path.name, "family": pair.family,
+               "val_mse": metrics.mse(pred, alpha), "val_mse_dense": metrics.mse(pred, target),
+               "val_sad": metrics.sad(pred, alpha), "val_grad": metrics.grad(pred, alpha),
+               "val_conn": metrics.conn(pred, alpha)}
+        self.images.append(row)
+        levels = to_levels(pred).ravel()
+        for name, image in (("alpha", alpha), ("target", target), ("pred", pred)):
+            self.histograms[name] += np.bincount(to_levels(image).ravel(), minlength=256)
+        self.target_sums += np.bincount(levels, weights=target.ravel(), minlength=256)
+        return row
+
+    def means(self) -> dict[str, float]:
+        """metrics.csv's val_* columns."""
+        return {name: float(np.mean([row[name] for row in self.images]))
+                for name in self.images[0] if name.startswith("val_")}
+
+    def save(self, path: Path, epoch: int) -> None:
+        """As validation.json of a run folder, for the report."""
+        with written_whole(path) as part:
+            part.write_text(json.dumps({
+                "epoch": epoch, "images": self.images, "target_sums": self.target_sums.tolist(),
+                "histograms": {name: counts.tolist() for name, counts in self.histograms.items()}}), encoding="utf-8")
+
+
+def validate(predict: Predictor, val_set: ValidationSet, batch_size: int, loading: dict,
+             stopped: Callable[[], bool] = lambda: False,
+             shown: Collection[int] = ()) -> tuple[Validation, list[tuple]]:
+    """The whole set, or what is done of it once stopped().
+
+    loading: how its DataLoader runs. -> measurements, and (row, rgb, alpha, target, pred) of the images `shown`.
+    """
+    result, pictures = Validation(), []
+    loader = DataLoader(val_set, batch_size, collate_fn=list, **loading)
+    for batch in tqdm(loader, "validation", unit="batch", disable=None, leave=False):
+        for (rgb, alpha, target), pred in zip(batch, predict([rgb for rgb, _, _ in batch]), strict=True):
+            index = len(result.images)
+            row = result.add(val_set.pairs[index], alpha, target, pred)
+            if index in shown:
+                pictures.append((row, rgb, alpha, target, pred))
+        if stopped():
+            break
+    return result, pictures
+
+
+def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path) -> dict[str, float]:
+    """What val_mse_dense is to be read against: the `floor`, and the predictions `zero` and best `constant`.
+
+    The floor is the mean over images of the variance between draws of the dense alpha: the draws cannot be seen in the
+    image, so no model beats it in expectation. Computed once per validation set and kept in the file `cache`.
+    """
+    files = [(str(pair.image_path.resolve()), str(pair.alpha_path.resolve())) for pair in val_set.pairs]
+    identity = hashlib.sha256(repr((files, cfg.seed, cfg.data.size, cfg.augment.xray)).encode()).hexdigest()
+    if cache.exists():
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        if known.pop("identity") == identity:
+            return known
+
+    def moments(index: int) -> tuple[float, float, float]:
+        rgb, alpha = read_pair(val_set.pairs[index], cfg.data.size)
+        draws = []
+        for draw in range(DRAWS):
+            rng = np.random.default_rng([cfg.seed, FLOOR, index, draw])
+            draws.append(xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng))
+        draws = np.stack(draws)
+        return float(draws.var(0, ddof=1).mean()), float(draws.mean()), float((draws**2).mean())
+
+    with ThreadPoolExecutor() as pool:
+        rows = list(tqdm(pool.map(moments, range(len(val_set))), "floor of the validation set", len(val_set),
+                         disable=None, leave=False))
+    floor, mean, square = np.mean(rows, axis=0)
+    levels = {"floor": float(floor), "constant": float(square - mean**2), "zero": float(square)}
+    with written_whole(cache) as part:
+        part.write_text(json.dumps({"identity": identity, **levels}), encoding="utf-8")
+    return levels

@@ -1,0 +1,112 @@
+"""Source csv, the splits, and what get_data.py says on its command line."""
+import csv
+
+import cv2
+import folders
+import numpy as np
+import pytest
+from conftest import ROOT, one_error_line, scene, script
+from loopback import Loopback, isolate
+from pairs import split_by_name, write_splits
+
+from cli import UserError
+from config import load_config
+from dataset import read_pairs
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Ten good pairs: photos as JPEG, mattes as PNG of the same names."""
+    for i in range(10):
+        rgb, alpha = scene(48, i)
+        for folder, name, image in (("photos", f"{i}.jpg", rgb), ("mattes", f"{i}.png", np.rint(alpha * 255))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / name), image)
+    return tmp_path
+
+
+def spoil(own):
+    """One pair of each kind of fault."""
+    (own / "photos/0.jpg").unlink()
+    (own / "mattes/1.png").unlink()
+    (own / "photos/2.jpg").write_bytes(b"no image")
+    cv2.imwrite(str(own / "mattes/3.png"), np.zeros((48, 40), np.uint8))
+    cv2.imwrite(str(own / "mattes/4.tif"), np.zeros((48, 48), np.uint8))
+
+
+def overrides(own, *more: str) -> list[str]:
+    return [f"data.root={own}/data", "data.source=csv", f"data.images_dir={own}/photos", f"data.alphas_dir={own}/mattes",
+            *more]
+
+
+def config(own, *more: str):
+    return load_config(ROOT / "config.yaml", overrides(own, *more))
+
+
+def test_own_folders_become_splits_that_training_reads(own):
+    result = script("scripts/get_data.py", *overrides(own))
+    assert result.returncode == 0, result.stderr
+    cfg = config(own)
+    train, val = read_pairs(cfg.data.train_csv), read_pairs(cfg.data.val_csv)
+    assert len(train) + len(val) == 10 and val
+    assert not {pair.image_path for pair in train} & {pair.image_path for pair in val}
+
+
+def test_check_lists_every_problem_and_writes_nothing(own):
+    spoil(own)
+    result = script("scripts/get_data.py", *overrides(own), "--check")
+    assert "5 problems, listed above; 6 good pairs" in one_error_line(result, 2)
+    for words in ("1.jpg: has no alpha", "0.png: has no image", "2.jpg: cannot be read", "48×48, but", "4.tif: 4.png has"):
+        assert words in result.stdout
+    assert not (own / "data").exists()
+
+
+def test_bad_pairs_end_it_or_are_left_out(own, capsys):
+    spoil(own)
+    with pytest.raises(UserError, match=r"5 problems, 6 good pairs; --check lists all, data.on_error=skip leaves"):
+        folders.fetch(config(own))
+    split = folders.fetch(config(own, "data.on_error=skip"))
+    assert len(split["train"]) + len(split["val"]) == 6
+    assert "left out 5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more, words", [
+    ("data.images_dir=null", "data.images_dir is not set"), ("data.alphas_dir=nowhere", "nowhere: no such folder"),
+])
+def test_folders_that_are_not_there(own, more, words):
+    with pytest.raises(UserError, match=words):
+        folders.fetch(config(own, more))
+
+
+def test_none_changes_sides_when_pairs_are_added(tmp_path):
+    pairs = [(tmp_path / f"{i}.png", tmp_path / f"{i}.png") for i in range(500)]
+    few, all_ = split_by_name(pairs[::5], 0.2), split_by_name(pairs, 0.2)
+    assert set(few["train"]) <= set(all_["train"]) and set(few["val"]) <= set(all_["val"])
+    assert 70 < len(all_["val"]) < 130
+    assert all(split_by_name(pairs[i:i + 2], 0.2)[side] for i in range(9) for side in ("train", "val"))
+
+
+def test_splits_are_the_union_and_move_with_the_root(tmp_path):
+    inside, outside = tmp_path / "data/magick/a.png", tmp_path / "b.png"
+    write_splits(tmp_path / "data", [{"train": [(inside, inside)], "val": []}, {"train": [], "val": [(outside, outside)]}])
+    rows = [list(csv.reader((tmp_path / f"data/splits/{side}.csv").open()))[1] for side in ("train", "val")]
+    assert rows == [["../magick/a.png"] * 2, [str(outside)] * 2]
+    with pytest.raises(UserError, match=r"val.csv: no pair is left"):
+        write_splits(tmp_path / "data", [{"train": [(inside, inside)], "val": []}])
+
+
+@pytest.mark.parametrize("source, exit_code, words", [
+    ("competition", 1, "source competition: Kaggle cannot be reached"),
+    ("competition,magick", 1, "SOURCE=synthetic needs no network"),
+    ("camera", 2, "'camera' is no source; known are competition, magick, csv, synthetic"),
+    ("competition,synthetic", 2, "each bring a test set"),
+])
+def test_what_the_command_says(tmp_path, monkeypatch, source, exit_code, words):
+    with Loopback() as server:  # a proxy that lets nothing out
+        isolate(monkeypatch, tmp_path, server)
+        monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
+        monkeypatch.setenv("KAGGLE_KEY", "secret")
+        result = script("scripts/get_data.py", f"data.root={tmp_path}/data", f"data.source={source}",
+                        "kaggle.competition=matting", timeout=30)
+    assert words in one_error_line(result, exit_code)
+    assert "secret" not in result.stdout + result.stderr
