@@ -7,6 +7,7 @@ All are (H, W, 3) float32 in [0, 1]. `catalog_background` and `contact_shadow` a
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,8 @@ def catalog_background(size_hw: tuple[int, int], rng) -> np.ndarray:
     elif kind == 1:
         top = bottom = rng.uniform(235, 250)
     else:
-        top, bottom = rng.uniform(245, 255), rng.uniform(235, 250)
+        top = rng.uniform(245, 255)
+        bottom = min(top, rng.uniform(235, 250))
     column = np.linspace(top, bottom, height, dtype=np.float32)[:, None, None] / 255
     return np.broadcast_to(column, (height, width, 3)).copy()
 
@@ -74,7 +76,8 @@ def soften(picture: np.ndarray, rng, most: float) -> np.ndarray:
     sigma = max(0.3, rng.uniform(0, most) * size)
     step = max(1, int(sigma / 3))  # a wide blur is done small
     small = cv2.resize(picture, (max(8, size // step),) * 2, interpolation=cv2.INTER_AREA)
-    return cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma * len(small) / size), (size, size), interpolation=cv2.INTER_LINEAR)
+    small = cv2.GaussianBlur(small, (0, 0), sigma * len(small) / size)
+    return cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def wall(size: int, rng) -> np.ndarray:
@@ -87,7 +90,7 @@ def wall(size: int, rng) -> np.ndarray:
         grain = 1.5 * np.sin(rings * np.pi) + 0.3 * grain
     elif kind == 1:
         threads = rng.uniform(60, 160)
-        grain = 0.4 * grain + 0.7 * np.sin(x * threads) * np.sin(y * threads)
+        grain = 0.6 * grain + 0.35 * np.sin(x * threads) * np.sin(y * threads)
     base = natural_colour(rng)
     picture = ramp([base * 0.6, base, base * 0.6 + natural_colour(rng) * 0.4], smoothstep(-2.2, 2.2, grain))
     light = 0.95 - rng.uniform(0, 0.35) * x * rng.choice([-1, 1]) - rng.uniform(0, 0.3) * y
@@ -124,8 +127,8 @@ def landscape(size: int, rng) -> np.ndarray:
     for depth in range(int(rng.integers(1, 5))):
         ridge = fractal((1, size), rng, cells=3, octaves=5)[0] * 0.08 + horizon + 0.12 * depth
         land = smoothstep(-0.01, 0.01, y - ridge[None])[..., None]
-        green = np.array([(0.28, 0.36, 0.2), (0.42, 0.38, 0.26), (0.3, 0.3, 0.3)][rng.integers(3)]) * rng.uniform(0.6, 1.3)
-        hazy = green + (blue * 0.8 + 0.15 - green) * 0.55 * (1 - depth / 4)
+        soil = rng.choice([(0.28, 0.36, 0.2), (0.42, 0.38, 0.26), (0.3, 0.3, 0.3)]) * rng.uniform(0.6, 1.3)
+        hazy = soil + (blue * 0.8 + 0.15 - soil) * 0.55 * (1 - depth / 4)
         ground = hazy * (1 + 0.22 * fractal((size, size), rng, cells=10, octaves=6, gain=0.65))[..., None]
         picture = picture + (ground - picture) * land
     return soften(picture.astype(np.float32), rng, 0.015)
@@ -142,16 +145,16 @@ def clutter(size: int, rng) -> np.ndarray:
     shapes, colours = [rectangle(-1.1, -1.1, 1.1, 1.1)], [base * 0.7]
     if kind == 0:  # shelves
         edges = np.linspace(-1, 1, int(rng.integers(3, 7)))
-        for top, bottom in zip(edges[:-1], edges[1:], strict=True):
+        for top, bottom in pairwise(edges):
             left = -1.0
             while left < 1:
                 width, gap = rng.uniform(0.03, 0.2), rng.choice([0, 0, 0.02, 0.12])
                 crest = bottom - (bottom - top) * rng.uniform(0.45, 0.88)
                 colour = palette[rng.integers(6)] * rng.uniform(0.5, 1)
-                shapes += [rectangle(left, crest, left + width, bottom), rectangle(left, crest, left + 0.25 * width, bottom)]
+                shapes += [rectangle(left, crest, left + share * width, bottom) for share in (1, 0.25)]
                 colours += [colour, colour * 1.2]
                 left += width + gap
-            shapes += [rectangle(-1.1, bottom - 0.03, 1.1, bottom + 0.02), rectangle(-1.1, bottom + 0.02, 1.1, bottom + 0.06)]
+            shapes += [rectangle(-1.1, bottom + y, 1.1, bottom + y + 0.05) for y in (-0.03, 0.02)]
             colours += [base, base * 0.4]
     elif kind == 1:  # tiles or bricks
         rows, ratio, shift = int(rng.integers(4, 16)), rng.choice([1, 2, 3]), rng.choice([0, 0.5])
@@ -163,7 +166,7 @@ def clutter(size: int, rng) -> np.ndarray:
                 colours.append(palette[0] * rng.uniform(0.8, 1.1))
     elif kind == 2:  # stripes
         edges, angle = np.sort(rng.uniform(-1.6, 1.6, int(rng.integers(6, 30)))), rng.uniform(0, np.pi)
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             shapes.append(rotate(rectangle(-1.6, low, 1.6, high), angle))
             colours.append(palette[rng.integers(3)] * rng.uniform(0.85, 1.1))
     else:
@@ -176,5 +179,6 @@ def clutter(size: int, rng) -> np.ndarray:
             colours += [colour * 0.35, colour]
     draw_polygons(canvas, shapes, colours)
     x, y = grid(size)
-    light = 0.9 + 0.25 * rng.uniform(-1, 1) * x - 0.25 * rng.uniform(0, 1) * y + 0.05 * fractal((size, size), rng, cells=6, octaves=6)
+    light = 0.9 + rng.uniform(-0.25, 0.25) * x - rng.uniform(0, 0.25) * y
+    light += 0.05 * fractal((size, size), rng, cells=6, octaves=6)
     return soften(reduce(canvas, size)[..., :3] * light[..., None].astype(np.float32), rng, 0.02)

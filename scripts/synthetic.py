@@ -8,7 +8,7 @@ that a network sees is its composite, photographed (noise, JPEG). The same scene
     Image.fromarray(contact_sheet()).save("sheet.png")
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +17,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backgrounds import catalog_background, contact_shadow, photographic_background
+from families import FAMILIES
 from families.drawing import extend_foreground, place
-from fibres import feather, fur, hair, web
-from media import blur, dense, glass, lace, smoke
-from plants import foliage
-from solids import product, turned
 
-# Each draws one object: (side, rng) -> premultiplied layer (side, side, 4), empty along its left, upper and right border.
-FAMILIES: dict[str, Callable] = {
-    "hair": hair, "fur": fur, "feather": feather, "lace": lace, "web": web, "glass": glass, "smoke": smoke,
-    "foliage": foliage, "blur": blur, "dense": dense, "turned": turned, "product": product,
-}
 # Families that stand on something and cast a shadow on it.
 GROUNDED = {"hair", "fur", "glass", "foliage", "dense", "turned", "product"}
-LEAST_CONTRAST = 0.12  # mean |foreground - background| over the object
+LEAST_CONTRAST = 0.15  # mean |foreground - background| over the object
 STREAM = 3  # generators are keyed [seed, STREAM, ...]; other streams belong to training
 
 
@@ -73,7 +65,8 @@ def draw_objects(family: str, size: int, rng) -> np.ndarray:
         side = max(16, round(scale * size))
         layer = FAMILIES[family](side, rng)
         left, top = np.round(centre * size - side / 2).astype(int)
-        if layer[-1, :, 3].any():  # what reaches the lower edge of its layer, as shoulders do, goes on below the frame
+        # What reaches the lower edge of its layer, as shoulders do, goes on below the frame.
+        if layer[-1, :, 3].max() > 0.5:
             top = max(top, size - side)
         place(layer, frame, left, top)
     # A lens is never perfectly sharp; blurring the premultiplied layer keeps the composite exact.
@@ -81,7 +74,7 @@ def draw_objects(family: str, size: int, rng) -> np.ndarray:
     return cv2.GaussianBlur(frame, (0, 0), sigma) if sigma > 0.25 else frame
 
 
-def draw_background(family: str, foreground: np.ndarray, alpha: np.ndarray, rng, files: Sequence[Path] = ()) -> np.ndarray:
+def draw_background(family: str, foreground: np.ndarray, alpha: np.ndarray, rng, files: Sequence[Path]) -> np.ndarray:
     """Half of the scenes stand on catalogue paper, the others before a picture; (H, W, 3).
 
     Paper or picture in the object's own colour would hide it, so another one is drawn, a few times at most.
@@ -101,7 +94,7 @@ def draw_background(family: str, foreground: np.ndarray, alpha: np.ndarray, rng,
 
 
 def draw_scene(seed: int, index: int, size: int, backgrounds: Sequence[Path] = ()) -> Scene:
-    """The scene of an index, size x size pixels (64..2048); `backgrounds`: image files to use in place of drawn ones."""
+    """The scene of an index, size x size pixels (64..2048); `backgrounds`: image files to use for drawn ones."""
     object_rng, background_rng = np.random.default_rng([seed, STREAM, index]).spawn(2)
     family = family_of(seed, index)
     layer = draw_objects(family, size, object_rng)

@@ -1,9 +1,9 @@
 """Layers with exact coverage: strands, polygons and surfaces drawn to premultiplied RGBA.
 
 A *layer* is (side, side, 4) float32, premultiplied: colour * alpha, then alpha. Geometry lives in the unit frame
-[-1, 1] x [-1, 1], y downwards. Thin things are drawn on a canvas several times finer and reduced by area. An antialiased
-opaque stroke on a premultiplied canvas is the *over* operator itself, so colour and alpha stay consistent to the last
-bit, and the reduced layer is the true picture of what was drawn.
+[-1, 1] x [-1, 1], y downwards. Thin things are drawn on a canvas several times finer and reduced by area. An opaque
+antialiased stroke on a premultiplied canvas is the *over* operator itself, so colour and alpha stay consistent to the
+last bit, and the reduced layer is the true picture of what was drawn.
 
     canvas = blank(256); draw_polygons(canvas, polygons, colours); layer = reduce(canvas, 256)
 """
@@ -15,8 +15,8 @@ FRACTION_BITS = 4  # OpenCV draws at 1/16 of a canvas pixel
 
 
 def supersampling(side: int) -> int:
-    """How much finer than the layer its canvas is: 2 at 1024 and above, up to 4 below."""
-    return int(np.clip(round(2048 / side), 2, 4))
+    """How much finer than the layer its canvas is: 2 from 1024 on, more below, so that thin strands stay thin."""
+    return int(np.clip(round(1536 / side), 2, 8))
 
 
 def blank(side: int, channels: int = 4) -> np.ndarray:
@@ -134,23 +134,48 @@ def draw_strands(canvas, points, tone, width, palette, slices: int = 24) -> None
             cv2.polylines(canvas, run, False, colour, int(value // len(palette)), cv2.LINE_AA, FRACTION_BITS)
 
 
-def spline(points, count: int = 120, closed: bool = True) -> np.ndarray:
+def spline(points, count: int = 120, loop: bool = True) -> np.ndarray:
     """A smooth curve (count, 2) through control points (K, 2): Catmull-Rom."""
     points = np.asarray(points, np.float32)
-    ends = (points[-1:], points[:2]) if closed else (2 * points[:1] - points[1:2], 2 * points[-1:] - points[-2:-1])
+    ends = (points[-1:], points[:2]) if loop else (2 * points[:1] - points[1:2], 2 * points[-1:] - points[-2:-1])
     padded = np.concatenate([ends[0], points, ends[1]])
-    spans = len(points) if closed else len(points) - 1
-    position = np.linspace(0, spans, count, endpoint=not closed)
+    spans = len(points) if loop else len(points) - 1
+    position = np.linspace(0, spans, count, endpoint=not loop)
     index = np.minimum(position.astype(int), spans - 1)
     t = (position - index)[:, None]
     a, b, c, d = (padded[index + k] for k in range(4))
     return 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
 
 
+def monotone(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Cubic interpolation of (x, y) at `at` that never overshoots, so that a profile's corners stay corners."""
+    slope = np.diff(y) / np.diff(x)
+    product, total = slope[1:] * slope[:-1], slope[1:] + slope[:-1]
+    # The harmonic mean of the neighbouring slopes, level at extremes: Fritsch and Butland 1984.
+    inner = np.divide(2 * product, total, out=np.zeros_like(total), where=product > 0)
+    tangent = np.concatenate([slope[:1], inner, slope[-1:]])
+    k = np.clip(np.searchsorted(x, at, side="right") - 1, 0, len(x) - 2)
+    step = x[k + 1] - x[k]
+    t = (at - x[k]) / step
+    rise = t * t * (3 - 2 * t)
+    bend = (t - 1) ** 2 * t * tangent[k] + (t - 1) * t**2 * tangent[k + 1]
+    return y[k] + rise * (y[k + 1] - y[k]) + bend * step
+
+
+def polar(angle) -> np.ndarray:
+    """Unit vectors (..., 2) at angles (...)."""
+    return np.stack([np.cos(angle), np.sin(angle)], -1)
+
+
+def closed(outline: np.ndarray) -> np.ndarray:
+    """An outline (P, 2) with its first point repeated at the end, to be drawn as a stroke."""
+    return np.concatenate([outline, outline[:1]])
+
+
 def ellipse(centre, radii, angle: float = 0.0, count: int = 72) -> np.ndarray:
     """The outline (count, 2) of an ellipse rotated by angle (radians)."""
     turn = np.linspace(0, 2 * np.pi, count, endpoint=False)
-    return rotate(np.stack([radii[0] * np.cos(turn), radii[1] * np.sin(turn)], -1), angle) + np.asarray(centre)
+    return rotate(polar(turn) * radii, angle) + np.asarray(centre)
 
 
 def rotate(points: np.ndarray, angle) -> np.ndarray:

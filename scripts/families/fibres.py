@@ -1,11 +1,24 @@
 """Families made of fibres: hair, fur and feather."""
 
+# ruff: noqa: RUF005 - outline + (x, y) is a sum of vectors, not a concatenation
+
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from families.drawing import (
-    blank, coverage, draw_polygons, draw_strands, ellipse, fit, over, paint, reduce, rotate, spline,
+    blank,
+    coverage,
+    draw_polygons,
+    draw_strands,
+    ellipse,
+    fit,
+    over,
+    paint,
+    polar,
+    reduce,
+    rotate,
+    spline,
 )
 from families.solids import round_part
 from families.strands import TONES, pick_colour, strand_tone, to_index
@@ -26,7 +39,8 @@ def waves(count: int, steps: int, rng, amplitude: float, cycles: float, clumps: 
     frequency = rng.uniform(0.7, 1.3, clumps)[clump] * cycles
     size = rng.uniform(0.5, 1.3, clumps)[clump] * amplitude
     wander = np.cumsum(rng.normal(0, 1, (count, steps)), 1) / np.sqrt(steps)
-    return (size[:, None] * np.sin(phase[:, None] + 2 * np.pi * frequency[:, None] * t)) * t + 0.15 * amplitude * wander * t
+    swing = size[:, None] * np.sin(phase[:, None] + 2 * np.pi * frequency[:, None] * t)
+    return (swing + 0.15 * amplitude * wander) * t
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,8 @@ def curly_hair(count: int, rng, cut: HairCut) -> np.ndarray:
     reach = cut.length * rng.uniform(0.35, 1, (count, 1, 1)) ** 0.7
     points = np.array([cx, cy, 0]) + normal[:, None] * np.array([rx, ry, rx]) + spread[:, None] * reach * t
     points[..., 1] += (0.2 + 0.6 * cut.flare) * reach[..., 0] * t[..., 0] ** 2
-    turn = 2 * np.pi * t[..., 0] * rng.uniform(1.5, 3.5, (count, 1)) * (0.4 + cut.curl) + rng.uniform(0, 6.3, (count, 1))
+    turns = rng.uniform(1.5, 3.5, (count, 1)) * (0.4 + cut.curl)
+    turn = 2 * np.pi * (t[..., 0] * turns + rng.random((count, 1)))
     radius = cut.length * 0.11 * cut.curl * np.minimum(t[..., 0] * 3, 1)
     return points + np.stack([radius * np.cos(turn), radius * np.sin(turn), radius * np.sin(turn + 1)], -1)
 
@@ -101,10 +116,10 @@ def bust(side: int, rng, light, cut: HairCut) -> np.ndarray:
     (cx, cy), (rx, ry) = cut.centre, cut.radii
     low, slope = cy + ry, rng.uniform(0.1, 0.2)
     skin = np.array([0.88, 0.68, 0.56]) * rng.uniform(0.42, 1.05)
-    neck = np.array([(cx - 0.42 * rx, low - 0.3), (cx + 0.42 * rx, low - 0.3), (cx + 0.5 * rx, low + 0.25), (cx - 0.5 * rx, low + 0.25)])
-    half = np.array([(0.14, low + 0.06), (0.24, low + 0.08), (0.46, low + 0.08 + slope), (0.62, low + 0.3 + slope), (0.68, 1.1)])
-    outline = np.concatenate([half, half[::-1] * (-1, 1)]) + (cx, 0)
-    shoulders = spline(outline, 160, closed=False)
+    neck = np.array([(-0.42, -0.3), (0.42, -0.3), (0.5, 0.25), (-0.5, 0.25)]) * (rx, 1) + (cx, low)
+    half = np.array([(0.14, 0.06), (0.24, 0.08), (0.46, 0.08 + slope), (0.62, 0.3 + slope), (0.68, 1.1 - low)])
+    outline = np.concatenate([half, half[::-1] * (-1, 1)]) + (cx, low)
+    shoulders = spline(outline, 160, loop=False)
     layer = round_part(coverage([neck], side), rng, light, skin, gloss=0.08)
     cloth = round_part(coverage([shoulders], side), rng, light, natural_colour(rng), gloss=0.03, weave=0.4, folds=0.25)
     return over(cloth, layer)
@@ -154,8 +169,9 @@ def animal(rng) -> tuple[list[np.ndarray], np.ndarray, float]:
         size *= 0.85
         head = np.array([flip * 0.5, rng.uniform(-0.4, -0.2)])
         legs = [ellipse((flip * x, 0.52), (0.085, 0.3)) for x in (-0.52, 0.22, -0.36, 0.38)]
-        tail = spline([(-0.55, 0.1), (-0.86, -0.1), (-0.84, -0.42), (-0.74, -0.4), (-0.72, -0.08), (-0.5, 0.0)], 70) * (flip, 1)
-        trunk, paws = [tail, *legs, ellipse((flip * -0.06, 0.18), (0.6, rng.uniform(0.25, 0.33)), flip * -0.1)], []
+        tail = spline([(-0.55, 0.1), (-0.86, -0.1), (-0.84, -0.42), (-0.74, -0.4), (-0.72, -0.08), (-0.5, 0.0)], 70)
+        barrel = ellipse((flip * -0.06, 0.18), (0.6, rng.uniform(0.25, 0.33)), flip * -0.1)
+        trunk, paws = [tail * (flip, 1), *legs, barrel], []
     pointed = spline([(0.12, -0.3), (0.22, 0.12), (0.0, 0.16), (-0.16, 0.1)], 48) * 2.2
     ear = pointed if rng.random() < 0.5 else ellipse((0.1, 0), (0.42, 0.42))
     ears = [(ear + (0.66, -0.72)) * (sign, 1) * size + head for sign in (-1, 1)]
@@ -205,7 +221,7 @@ def fur(side: int, rng) -> np.ndarray:
     else:
         turn = np.linspace(0, 2 * np.pi, 9, endpoint=False)
         wobble = rng.uniform(0.42, 0.72, 9) if rng.random() < 0.6 else np.full(9, rng.uniform(0.5, 0.68))
-        parts, eyes, eye_radius = [spline(np.stack([np.cos(turn), np.sin(turn)], -1) * wobble[:, None])], None, 0.0
+        parts, eyes, eye_radius = [spline(polar(turn) * wobble[:, None])], None, 0.0
     base, second = pick_colour(FUR_COLOURS, rng), pick_colour(FUR_COLOURS, rng)
     palette = np.concatenate([tones(base, TONES), tones(base * 0.78, TONES), tones(second, TONES)])
     length = rng.uniform(0.05, 0.11) if is_animal else rng.uniform(0.07, 0.2)
@@ -240,7 +256,8 @@ def one_feather(side: int, rng) -> np.ndarray:
         # Barbs of one clump lean together; between clumps the vane splits open.
         clump = np.sort(rng.uniform(0, 1, rng.integers(8, 22)))
         member = np.searchsorted(clump, t)
-        lean = rng.normal(0, 0.05 + 0.08 * looseness, len(clump) + 1)[member] + rng.normal(0, 0.012 + 0.06 * looseness, count)
+        lean = rng.normal(0, 0.05 + 0.08 * looseness, len(clump) + 1)[member]
+        lean += rng.normal(0, 0.012 + 0.06 * looseness, count)
         downy = smoothstep(0.3, 0.12, t) + 0.35 * looseness
         shape = smoothstep(0.05, 0.3, t) * np.sqrt(np.clip(1 - t**3.5, 0, 1)) * (1 - 0.3 * downy)
         reach = breadth * shape * rng.uniform(0.93, 1.03, count) * (1 if sign > 0 else asymmetry) + 0.015
@@ -265,7 +282,7 @@ def one_feather(side: int, rng) -> np.ndarray:
         material = ((wave > 0.5) if kind == 0 else spot if kind == 1 else np.zeros_like(wave, bool)).astype(int)
         shadow = 0.62 + 0.2 * sign * np.cos(s * 2.5) - 0.12 * s
         tone = shadow * (1 + 0.12 * np.sin(t[:, None] * 420)) * rng.uniform(0.88, 1.1, (count, 1))
-        width = np.broadcast_to(0.0044 * (1 - 0.5 * looseness) * (1 - 0.55 * s) * (1 - 0.5 * smoothstep(0.3, 0.1, t))[:, None], tone.shape)
+        width = 0.0044 * (1 - 0.5 * looseness) * (1 - 0.55 * s) * (1 - 0.5 * smoothstep(0.3, 0.1, t[:, None]))
         draw_strands(canvas, rotate(fit(barbs(sign)), turn), to_index(tone, material), width, palette)
     stem = rotate(fit(quill(np.linspace(0.0, 0.98, 60))), turn)[None]
     horn = np.concatenate([tones(np.array([0.86, 0.8, 0.68]), TONES)])

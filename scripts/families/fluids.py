@@ -3,12 +3,16 @@
 import cv2
 import numpy as np
 
-from families.drawing import coverage, ellipse, over, paint, rotate, tube_coverage
+from families.drawing import closed, coverage, ellipse, over, paint, rotate, tube_coverage
 from families.solids import draw_profile, inflate, revolve
 from families.textures import displace, draw_light, fractal, grid, natural_colour, normals, ramp, smoothstep
 
 GLASS_PROFILES = ("goblet", "tumbler", "bottle", "flask", "vase", "jar")
-DRINKS = ((110, 16, 28), (214, 170, 70), (196, 96, 30), (90, 46, 24), (222, 206, 160), (150, 190, 90), (200, 220, 226), (180, 40, 60))
+DRINKS = (
+    (110, 16, 28), (214, 170, 70), (196, 96, 30), (90, 46, 24), (222, 206, 160), (150, 190, 90), (200, 220, 226),
+    (180, 40, 60),
+)
+SMOKES = ((0.95, 0.95, 0.96), (0.8, 0.82, 0.85), (0.42, 0.41, 0.42), (0.12, 0.115, 0.11))
 
 
 def glass(side: int, rng) -> np.ndarray:
@@ -32,17 +36,16 @@ def vessel(side: int, rng) -> np.ndarray:
     profile, _ = draw_profile(rng, GLASS_PROFILES)
     tilt, tint = rng.uniform(0.1, 0.26), 1 - rng.uniform(0, 0.35, 3) * rng.choice([0.15, 1])
     alpha, normal, at, _ = revolve(profile, tilt, side)
-    x, y = grid(side)
     facing = np.clip(normal[..., 2], 0, 1)
     rim = (1 - facing) ** rng.uniform(2, 3.5)
     # Near the silhouette a glass wall mirrors bright and dark parts of the room in turn.
     room = 0.5 + 0.5 * np.sin(9 * rim + 3 * normal[..., 0] + 2.5 * at + rng.uniform(0, 6))
-    body = paint((tint * (0.15 + 0.8 * room[..., None])).astype(np.float32), alpha * (rng.uniform(0.03, 0.1) + 0.75 * rim))
+    body = paint(tint * (0.15 + 0.8 * room[..., None]), alpha * (rng.uniform(0.03, 0.1) + 0.75 * rim))
     foot = smoothstep(0.9, 0.97, at) * (0.5 + 0.5 * np.abs(fractal((side, side), rng, cells=6, octaves=4))).clip(0, 1)
     body = over(paint((tint * (0.35 + 0.6 * room[..., None])).astype(np.float32), alpha * foot * 0.6), body)
     layer = over(body, drink(profile, tilt, side, rng, alpha, at, normal)) if rng.random() < 0.75 else body
-    top = np.concatenate([ellipse((0, profile[0, 0]), (profile[0, 1], tilt * profile[0, 1]), count=120)] * 2)[:121]
-    ring = tube_coverage([top], [0.014], side) * (0.35 + 0.5 * room)
+    lip = closed(ellipse((0, profile[0, 0]), (profile[0, 1], tilt * profile[0, 1]), count=120))
+    ring = tube_coverage([lip], [0.014], side) * (0.35 + 0.5 * room)
     layer = over(paint((0.4 + 0.6 * room[..., None] * tint).astype(np.float32), ring), layer)
     return over(paint(np.ones(3, np.float32), softboxes(normal, rng) * alpha), layer)
 
@@ -54,7 +57,7 @@ def drink(profile, tilt: float, side: int, rng, alpha, at, normal) -> np.ndarray
     height = profile[0, 0] + level * (profile[-1, 0] - profile[0, 0])
     radius = np.interp(height, profile[:, 0], profile[:, 1]) * 0.95
     bowl_end = 0.57 if profile[:, 1].min() < 0.06 else 0.95
-    x, y = grid(side)
+    _, y = grid(side)
     surface = coverage([ellipse((0, height), (radius, tilt * radius))], side)
     below = np.maximum(smoothstep(level - 0.01, level + 0.01, at), 0) * (at < bowl_end) * (1 - surface)
     thick = np.clip(normal[..., 2], 0.12, 1)
@@ -62,9 +65,9 @@ def drink(profile, tilt: float, side: int, rng, alpha, at, normal) -> np.ndarray
     glow = 0.6 + 0.5 * smoothstep(-0.6, 0.8, normal[..., 0]) + 0.25 * at
     liquid = paint(np.clip(colour * glow[..., None], 0, 1).astype(np.float32), body)
     sheen = 0.75 + 0.5 * smoothstep(height - tilt * radius, height + tilt * radius, y)
-    top = paint(np.clip(colour * 1.15 * sheen[..., None] + 0.06, 0, 1).astype(np.float32), surface * (1 - np.exp(-0.8 * density)))
+    top = paint(np.clip(colour * 1.15 * sheen[..., None] + 0.06, 0, 1), surface * (1 - np.exp(-0.8 * density)))
     outline = ellipse((0, height), (radius, tilt * radius), count=100)
-    meniscus = tube_coverage([np.concatenate([outline, outline[:1]])], [0.009], side) * 0.6
+    meniscus = tube_coverage([closed(outline)], [0.009], side) * 0.6
     return over(paint((colour * 0.5).astype(np.float32), meniscus), over(top, liquid))
 
 
@@ -159,8 +162,8 @@ def smoke(side: int, rng) -> np.ndarray:
     # Light that reaches a point has crossed the smoke above it: its density, blurred and shifted down.
     above = cv2.GaussianBlur(displace(density, 0.02 * np.ones_like(x), -0.04 * np.ones_like(x)), (0, 0), half / 60)
     lit = np.exp(-0.8 * above) * 0.75 + 0.25 * smoothstep(-1.5, 1.5, noise)
-    base = [(0.95, 0.95, 0.96), (0.8, 0.82, 0.85), (0.42, 0.41, 0.42), (0.12, 0.115, 0.11), tuple(natural_colour(rng))][rng.integers(5)]
-    colour = ramp([np.array(base) * 0.5, np.array(base) * 0.8, np.clip(np.array(base) * 1.1 + 0.04, 0, 1)], lit)
+    base = rng.choice([*SMOKES, natural_colour(rng)])
+    colour = ramp([base * 0.5, base * 0.8, np.clip(base * 1.1 + 0.04, 0, 1)], lit)
     layer = cv2.resize(paint(colour, alpha), (side, side), interpolation=cv2.INTER_CUBIC)
     alpha = np.clip(layer[..., 3:], 0, 1)
     return np.concatenate([np.clip(layer[..., :3], 0, alpha), alpha], -1)

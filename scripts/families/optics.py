@@ -1,9 +1,11 @@
 """Families whose alpha is made by physics: dense (absorption by thickness) and blur (motion, rotation, defocus)."""
 
+# ruff: noqa: RUF005 - outline + (x, y) is a sum of vectors, not a concatenation
+
 import cv2
 import numpy as np
 
-from families.drawing import coverage, ellipse, fit, over, paint, rotate, spline, tube_coverage
+from families.drawing import closed, coverage, ellipse, fit, over, paint, rotate, spline, tube_coverage
 from families.fibres import feather
 from families.plants import foliage
 from families.products import hardware, product
@@ -13,29 +15,32 @@ from families.threads import cables, wheel
 
 
 def body_parts(side: int, rng) -> list[tuple[np.ndarray, float]]:
-    """A trunk with spine, ribs and pelvis, or a limb with its bones, as (silhouette, absorption) parts."""
+    """A trunk with lungs, spine, ribs and pelvis, as (silhouette, absorption) parts."""
     parts, bend = [], rng.uniform(-0.08, 0.08)
     spine_y = np.linspace(-0.8, 0.55, 15)
     spine_x = bend * np.sin(2.2 * spine_y)
-    trunk = spline([(-0.16, -0.93), (0.16, -0.93), (0.62, -0.7), (0.66, 0.1), (0.56, 0.9), (-0.56, 0.9), (-0.66, 0.1), (-0.62, -0.7)], 160)
-    parts.append((coverage([np.clip(trunk, -0.96, 0.95)], side), 0.9))
+    flank = np.array([(0.16, -0.93), (0.62, -0.7), (0.66, 0.1), (0.56, 0.9)])
+    trunk = fit(spline(np.concatenate([flank, flank[::-1] * (-1, 1)]), 160))
+    parts.append((coverage([trunk], side), 0.9))
     lungs = [ellipse((s * 0.32, -0.28), (0.2, 0.4), -s * 0.15) for s in (-1, 1)]
     parts.append((coverage(lungs, side), -0.9))
-    parts.append((coverage([ellipse((x, y), (0.075, 0.042)) for x, y in zip(spine_x, spine_y, strict=True)], side), 7.0))
+    vertebrae = [ellipse((x, y), (0.075, 0.042)) for x, y in zip(spine_x, spine_y, strict=True)]
+    parts.append((coverage(vertebrae, side), 7.0))
     turn = np.linspace(0, 1, 30)
-    ribs = [np.stack([spine_x[k + 2] + s * 0.56 * np.sin(turn * 2.3) * (0.75 + 0.03 * k), spine_y[k + 2] + 0.3 * turn**1.5 - 0.06], -1)
-            for k in range(8) for s in (-1, 1)]
+    rib = np.stack([0.56 * np.sin(turn * 2.3), 0.3 * turn**1.5 - 0.06], -1)
+    ribs = [rib * (s * (0.75 + 0.03 * k), 1) + (spine_x[k + 2], spine_y[k + 2]) for k in range(8) for s in (-1, 1)]
     parts.append((tube_coverage(ribs, [0.036] * len(ribs), side) * parts[0][0], 5.0))
-    hips = [spline([(0.05 * s, 0.56), (0.46 * s, 0.42), (0.42 * s, 0.66), (0.2 * s, 0.84), (0.1 * s, 0.7)], 60) for s in (-1, 1)]
-    parts.append((coverage(hips, side), 3.0))
+    hip = spline([(0.05, 0.56), (0.46, 0.42), (0.42, 0.66), (0.2, 0.84), (0.1, 0.7)], 60)
+    parts.append((coverage([hip, hip * (-1, 1)], side), 3.0))
     return parts
 
 
 def luggage_parts(side: int, rng) -> list[tuple[np.ndarray, float]]:
     """A case with overlapping things in it, as (silhouette, absorption) parts."""
     w, h = rng.uniform(0.6, 0.9), rng.uniform(0.5, 0.8)
-    case = spline([(-w, -h), (0, -h * 1.01), (w, -h), (w * 1.01, 0), (w, h), (0, h * 1.01), (-w, h), (-w * 1.01, 0)], 200)
-    parts = [(coverage([case], side), rng.uniform(0.3, 0.8)), (tube_coverage([case], [0.03], side), 3.0)]
+    corners = [(-1, -1), (0, -1.01), (1, -1), (1.01, 0), (1, 1), (0, 1.01), (-1, 1), (-1.01, 0)]
+    case = spline(np.array(corners) * (w, h), 200)
+    parts = [(coverage([case], side), rng.uniform(0.3, 0.8)), (tube_coverage([closed(case)], [0.03], side), 3.0)]
     for _ in range(rng.integers(5, 12)):
         centre, scale = rng.uniform(-0.55, 0.55, 2) * (w, h), rng.uniform(0.15, 0.4)
         angle, kind = rng.uniform(0, 6.3), rng.integers(4)
@@ -46,7 +51,7 @@ def luggage_parts(side: int, rng) -> list[tuple[np.ndarray, float]]:
             shape = coverage([rotate(rect, angle) + centre], side)
         elif kind == 2:
             ring = ellipse(centre, (scale, scale * 0.8), angle)
-            shape = tube_coverage([np.concatenate([ring, ring[:1]])], [rng.uniform(0.02, 0.08)], side)
+            shape = tube_coverage([closed(ring)], [rng.uniform(0.02, 0.08)], side)
         else:
             coil = np.linspace(0, 10 * np.pi, 200)
             path = np.stack([coil / 16 - 1, 0.35 * np.sin(coil)], -1) * scale
@@ -57,20 +62,24 @@ def luggage_parts(side: int, rng) -> list[tuple[np.ndarray, float]]:
 
 def shell_parts(side: int, rng) -> list[tuple[np.ndarray, float]]:
     """A hollow jellyfish or sheer bell: nested skins, radial veins and tentacles, as (silhouette, absorption) parts."""
-    bell = spline([(-0.7, 0.1), (-0.62, -0.45), (0, -0.85), (0.62, -0.45), (0.7, 0.1), (0.35, 0.16), (0, 0.1), (-0.35, 0.16)], 160)
+    rim = [(0.7, 0.1), (0.35, 0.16), (0, 0.1), (-0.35, 0.16), (-0.7, 0.1)]
+    bell = spline([(-0.62, -0.45), (0, -0.85), (0.62, -0.45), *rim], 160)
     stretch = np.array([rng.uniform(0.6, 1.2), rng.uniform(0.75, 1.02)])
-    parts = [(coverage([(bell * k + (0, (1 - k) * -0.2)) * stretch], side), a) for k, a in ((1, 0.8), (0.8, 0.6), (0.45, 1.4))]
+    parts = [(coverage([(bell * k + (0, 0.2 * k - 0.2)) * stretch], side), strength)
+             for k, strength in ((1, 0.8), (0.8, 0.6), (0.45, 1.4))]
     s = np.linspace(0, 1, 40)
     veins = [np.stack([0.66 * x * np.sin(s * 1.5), -0.8 + 0.9 * s**1.4], -1) for x in np.linspace(-1, 1, 13)]
     waves, drift = rng.uniform(4, 11), rng.normal(0, 0.12)
-    arms = [np.stack([x + 0.12 * np.sin(waves * s + rng.uniform(0, 6)) * s + drift * s**2, 0.08 + 0.84 * s * rng.uniform(0.4, 1)], -1)
-            for x in np.linspace(-0.6, 0.6, int(rng.integers(8, 40)))]
+    root = np.linspace(-0.6, 0.6, int(rng.integers(8, 40)))[:, None]
+    sway = 0.12 * s * np.sin(waves * s + rng.uniform(0, 6, root.shape)) + drift * s**2
+    arms = np.stack([root + sway, 0.08 + 0.84 * s * rng.uniform(0.4, 1, root.shape)], -1)
     widths = rng.uniform(0.008, 0.035, len(arms))
-    return [*parts, (tube_coverage(veins * stretch, [0.012] * 13, side), 3.0), (tube_coverage(fit(arms * stretch), widths, side), 3.0)]
+    lines = ((veins * stretch, [0.012] * len(veins)), (fit(arms * stretch), widths))
+    return parts + [(tube_coverage(paths, width, side), 3.0) for paths, width in lines]
 
 
 def dense(side: int, rng) -> np.ndarray:
-    """A body that absorbs by its thickness, with structure inside: X-rays, sheer jelly, or a solid with graded density."""
+    """A body that absorbs by its thickness, with structure inside: X-rays, jelly, or a solid of graded density."""
     if rng.random() < 0.35:
         return graded_solid(side, rng)
     parts = rng.choice([body_parts, luggage_parts, shell_parts])(side, rng)
@@ -80,8 +89,9 @@ def dense(side: int, rng) -> np.ndarray:
     outline = np.max([alpha for alpha, strength in parts if strength > 0], axis=0)
     alpha = outline * (1 - np.exp(-0.22 * outline - rng.uniform(0.8, 2.2) * absorption))
     cold = [(0.42, 0.47, 0.54), (0.7, 0.75, 0.8), (0.97, 0.98, 1.0)]
-    schemes = (cold, cold[::-1], [(0.2, 0.2, 0.22), (0.1, 0.1, 0.12), (0.02, 0.02, 0.03)],
-               [(0.95, 0.72, 0.4), (0.4, 0.55, 0.35), (0.1, 0.16, 0.4)], [natural_colour(rng), natural_colour(rng) * 0.6])
+    film = [(0.2, 0.2, 0.22), (0.1, 0.1, 0.12), (0.02, 0.02, 0.03)]
+    scanner = [(0.95, 0.72, 0.4), (0.4, 0.55, 0.35), (0.1, 0.16, 0.4)]
+    schemes = (cold, cold[::-1], film, scanner, [natural_colour(rng), natural_colour(rng) * 0.6])
     return paint(ramp(schemes[rng.integers(len(schemes))], alpha), alpha.astype(np.float32))
 
 
@@ -92,7 +102,7 @@ def graded_solid(side: int, rng) -> np.ndarray:
     darkness = alpha - layer[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
     detail = np.abs(darkness - cv2.GaussianBlur(darkness, (0, 0), side / 200))
     field = cv2.GaussianBlur(darkness, (0, 0), side / 90)
-    density = rng.uniform(0.35, 0.55) + rng.uniform(0.25, 0.45) * field + 1.5 * cv2.GaussianBlur(detail, (0, 0), side / 900)
+    density = rng.uniform(0.35, 0.55) + rng.uniform(0.25, 0.45) * field + 1.5 * detail
     return layer * np.clip(density, 0, 0.97)[..., None]
 
 
@@ -124,18 +134,19 @@ def spin(layer: np.ndarray, angle: float) -> np.ndarray:
     side = len(layer)
     centre, turns = (side / 2 - 0.5, side / 2 - 0.5), 3 * side
     flags = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
-    polar = cv2.warpPolar(layer, (side, turns), centre, side * 0.7072, flags)
+    unrolled = cv2.warpPolar(layer, (side, turns), centre, side * 0.7072, flags)
     span = max(1, int(turns * angle / (2 * np.pi)))
-    wrapped = cv2.copyMakeBorder(polar, span, span, 0, 0, cv2.BORDER_WRAP)
-    polar = cv2.blur(wrapped, (1, span))[span:-span]
-    return cv2.warpPolar(polar, (side, side), centre, side * 0.7072, flags | cv2.WARP_INVERSE_MAP)
+    wrapped = cv2.copyMakeBorder(unrolled, span, span, 0, 0, cv2.BORDER_WRAP)
+    unrolled = cv2.blur(wrapped, (1, span))[span:-span]
+    return cv2.warpPolar(unrolled, (side, side), centre, side * 0.7072, flags | cv2.WARP_INVERSE_MAP)
 
 
 def propeller(side: int, rng) -> np.ndarray:
     """A fan or rotor: two to six blades on a hub."""
     light, colour, count = draw_light(rng), natural_colour(rng), int(rng.integers(2, 7))
     breadth, sweep, first = rng.uniform(0.08, 0.3), rng.uniform(-0.2, 0.3), rng.uniform(0, 6)
-    blade = spline([(0.05, -0.05), (0.5, -breadth + sweep), (0.9, sweep), (0.55, 0.5 * breadth + sweep), (0.05, 0.05)], 80)
+    tip = np.array([(0.5, -breadth), (0.9, 0), (0.55, 0.5 * breadth)]) + (0, sweep)
+    blade = spline([(0.05, -0.05), *tip, (0.05, 0.05)], 80)
     layer = np.zeros((side, side, 4), np.float32)
     for turn in first + np.arange(count) * 2 * np.pi / count:
         shape = coverage([fit(rotate(blade, turn))], side)
@@ -147,7 +158,8 @@ def propeller(side: int, rng) -> np.ndarray:
 def blur(side: int, rng) -> np.ndarray:
     """Something moving, spinning or out of focus; sometimes sharp on one side and blurred on the other."""
     kind = rng.integers(4)
-    source = rng.choice([product, product, turned, feather, foliage, cables] if kind < 3 else [propeller, propeller, hardware, wheel])
+    rotors, others = [propeller, propeller, hardware, wheel], [product, product, turned, feather, foliage, cables]
+    source = rng.choice(rotors if kind == 3 else others)
     inset = int(side * 0.14)
     # The smear needs room: the sharp object is drawn smaller and centred.
     sharp = np.zeros((side, side, 4), np.float32)
@@ -162,6 +174,6 @@ def blur(side: int, rng) -> np.ndarray:
     if rng.random() < 0.35:
         x, y = grid(side)
         angle = rng.uniform(0, 6.3)
-        share = smoothstep(-0.5, 0.5, x * np.cos(angle) + y * np.sin(angle))[..., None].astype(np.float32).astype(np.float32)
-        return sharp + share * (moved - sharp)
+        share = smoothstep(-0.5, 0.5, x * np.cos(angle) + y * np.sin(angle)).astype(np.float32)
+        return sharp + share[..., None] * (moved - sharp)
     return moved

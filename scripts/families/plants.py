@@ -2,18 +2,23 @@
 
 import numpy as np
 
-from families.drawing import blank, draw_polygons, draw_strands, fit, over, reduce, relight, rotate
+from families.drawing import blank, draw_polygons, draw_strands, fit, over, polar, reduce, relight, rotate
 from families.solids import turned
 from families.strands import TONES, to_index, tubes
 from families.textures import draw_light, fractal, ramp, tones
 from families.threads import branch
 
-LEAF_GREENS = ((74, 104, 46), (98, 128, 58), (52, 84, 50), (120, 140, 70), (64, 96, 70), (150, 128, 50), (170, 90, 40), (142, 52, 36))
+LEAF_COLOURS = (
+    (74, 104, 46), (98, 128, 58), (52, 84, 50), (120, 140, 70), (64, 96, 70), (150, 128, 50), (170, 90, 40),
+    (142, 52, 36),
+)
 # Half outlines of leaves: half width at evenly spaced places from stalk to tip.
 LEAF_SHAPES = (
-    (0.02, 0.26, 0.38, 0.38, 0.3, 0.18, 0.0), (0.02, 0.12, 0.17, 0.18, 0.15, 0.09, 0.0), (0.02, 0.44, 0.5, 0.4, 0.26, 0.12, 0.0),
-    (0.02, 0.2, 0.5, 0.28, 0.5, 0.2, 0.0), (0.02, 0.08, 0.1, 0.1, 0.09, 0.06, 0.0),
+    (0.02, 0.26, 0.38, 0.38, 0.3, 0.18, 0.0), (0.02, 0.12, 0.17, 0.18, 0.15, 0.09, 0.0),
+    (0.02, 0.44, 0.5, 0.4, 0.26, 0.12, 0.0), (0.02, 0.2, 0.5, 0.28, 0.5, 0.2, 0.0),
+    (0.02, 0.08, 0.1, 0.1, 0.09, 0.06, 0.0),
 )
+PLANT_POTS = ("vase", "jar", "mug", "pitcher", "bowl", "tumbler")
 
 
 def leaf_outline(shape, rows: int = 14) -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +31,7 @@ def draw_leaf(canvas, foot, heading: float, length: float, shape, palette, light
     """One leaf, folded along its midrib: two halves with their own light and, in detail, cross bands and veins."""
     s, half = leaf_outline(shape)
     bend, fold = rng.normal(0, 0.5), rng.uniform(0.45, 1.0)
-    spine = np.cumsum(np.stack([np.cos(heading + bend * s), np.sin(heading + bend * s)], -1), 0) * length / len(s)
+    spine = np.cumsum(polar(heading + bend * s), 0) * length / len(s)
     spine = foot + spine - spine[0]
     across = np.stack([-np.sin(heading + bend * s), np.cos(heading + bend * s)], -1) * half[:, None] * length
     # The half that faces the light is brighter; which one that is follows from the leaf's heading.
@@ -39,10 +44,10 @@ def draw_leaf(canvas, foot, heading: float, length: float, shape, palette, light
         if detail:
             draw_bands(canvas, spine, edge, level, bend, palette)
     if detail:
-        veins = [np.stack([spine[k], 0.2 * spine[min(k + 3, 13)] + 0.8 * (spine[min(k + 2, 13)] + sign * fold * 0.9 * across[min(k + 2, 13)])])
-                 for k in range(1, 11) for sign in (-1, 1)]
-        vein = np.full((len(veins), 1), 0.0022)
-        draw_strands(canvas, np.stack(veins), to_index(np.full(vein.shape, exposure + 0.16)), vein, palette, slices=1)
+        rim = spine[3:13] + np.array([[[-1]], [[1]]]) * fold * 0.75 * across[3:13]  # (2 halves, 10 veins, xy)
+        veins = np.stack([np.broadcast_to(spine[1:11], rim.shape), rim], 2).reshape(-1, 2, 2)
+        width = np.full((len(veins), 1), 0.0022)
+        draw_strands(canvas, veins, to_index(np.full(width.shape, exposure + 0.16)), width, palette, slices=1)
         rib = 0.012 * length * np.linspace(1.4, 0.3, len(s) - 1)[None]
         draw_strands(canvas, spine[None], to_index(np.full(rib.shape, exposure + 0.24)), rib, palette, slices=1)
 
@@ -70,8 +75,9 @@ def foliage(side: int, rng) -> np.ndarray:
 
 def leaf_palette(rng) -> np.ndarray:
     """Tones of a leaf: cool shadow, own green, yellowish where light shines through."""
-    base = np.array(LEAF_GREENS[rng.integers(len(LEAF_GREENS))]) / 255 * rng.uniform(0.8, 1.15)
-    stops = [base * (0.14, 0.18, 0.2), base * 0.6, base, base * (1.35, 1.25, 1.0) + 0.04, base * 0.4 + (0.58, 0.58, 0.5)]
+    base = np.array(LEAF_COLOURS[rng.integers(len(LEAF_COLOURS))]) / 255 * rng.uniform(0.8, 1.15)
+    sunlit, shining = base * (1.35, 1.25, 1.0) + 0.04, base * 0.4 + (0.58, 0.58, 0.5)
+    stops = [base * (0.14, 0.18, 0.2), base * 0.6, base, sunlit, shining]
     return np.clip(ramp(stops, np.linspace(0, 1, TONES, dtype=np.float32)), 0, 1)
 
 
@@ -87,7 +93,7 @@ def broad_leaves(side: int, rng) -> np.ndarray:
         reach = rng.uniform(0.55, 0.95) * (1.2 if potted else 1.5)
         s = np.linspace(0, 1, 14)
         turn = heading + bend * s
-        path = foot + np.cumsum(np.stack([np.cos(turn), np.sin(turn)], -1), 0) * reach / 14
+        path = foot + np.cumsum(polar(turn), 0) * reach / 14
         leaves += [(path[k], turn[k] + side_ * rng.uniform(0.5, 1.1)) for k in range(4, 13, 2) for side_ in (-1, 1)]
         leaves.append((path[-1], turn[-1]))
         tubes(canvas, np.clip(path, -0.94, 0.94)[None], 0.02 * np.linspace(1, 0.5, 13)[None], palette, light)
@@ -107,7 +113,7 @@ def pot(side: int, rng) -> np.ndarray:
     small = round(side * 0.42)
     layer = np.zeros((side, side, 4), np.float32)
     left, top = (side - small) // 2, side - small - round(0.02 * side)
-    layer[top : top + small, left : left + small] = turned(small, rng)
+    layer[top : top + small, left : left + small] = turned(small, rng, PLANT_POTS)
     return layer
 
 
@@ -121,7 +127,8 @@ def crown(side: int, rng) -> np.ndarray:
     tips = paths[:, 4:][rng.random((len(paths), 6)) < 0.8].clip(-0.85, 0.85)
     tips = tips[tips[:, 1] < 0.35]
     count = int(rng.integers(1200, 2600))
-    foot = (tips[rng.integers(len(tips), size=count)] + rng.normal(0, rng.uniform(0.05, 0.12), (count, 2))).clip(-0.9, 0.9)
+    foot = tips[rng.integers(len(tips), size=count)] + rng.normal(0, rng.uniform(0.05, 0.12), (count, 2))
+    foot = foot.clip(-0.9, 0.9)
     depth = rng.random(count)
     order = np.argsort(depth)
     s, half = leaf_outline(shape, 7)
@@ -129,10 +136,12 @@ def crown(side: int, rng) -> np.ndarray:
     length = rng.uniform(0.05, 0.085)
     heading = rng.normal(np.pi / 2, 1.2, count)
     squash = rng.uniform(0.35, 1, (count, 1))
-    leaves = outline[None] * np.stack([np.ones_like(squash), squash], -1) * length * rng.uniform(0.6, 1.1, (count, 1, 1))
+    turned_away = np.stack([np.ones_like(squash), squash], -1)
+    leaves = outline[None] * turned_away * length * rng.uniform(0.6, 1.1, (count, 1, 1))
     leaves = fit(rotate(leaves, heading[:, None]) + foot[:, None])
     clump = fractal((64, 64), rng, cells=5, octaves=3)[tuple(((foot.T[::-1] + 1) * 32).clip(0, 63).astype(int))]
-    level = 0.1 + 0.42 * depth + 0.1 * clump - 0.14 * foot[:, 1] + 0.1 * foot[:, 0] * np.sign(light.direction[0]) + rng.normal(0, 0.08, count)
+    lit = 0.1 * foot[:, 0] * np.sign(light.direction[0]) - 0.14 * foot[:, 1]
+    level = 0.1 + 0.42 * depth + 0.1 * clump + lit + rng.normal(0, 0.08, count)
     draw_polygons(canvas, leaves[order], [pick(palette, value) for value in level[order]])
     return reduce(canvas, side)
 
@@ -146,7 +155,7 @@ def fern(side: int, rng) -> np.ndarray:
         heading, bend = -np.pi / 2 + rng.normal(0, 0.6), rng.normal(0, 0.9)
         s = np.linspace(0, 1, 60)
         turn = heading + bend * s**1.5
-        path = np.array([0, 0.85]) + np.cumsum(np.stack([np.cos(turn), np.sin(turn)], -1), 0) * rng.uniform(1.1, 1.6) / 60
+        path = (0, 0.85) + np.cumsum(polar(turn), 0) * rng.uniform(1.1, 1.6) / 60
         steps = np.linspace(0, 1, 8)[None, :, None]
         reach = (0.05 + 0.3 * np.sqrt(np.clip(s, 0, 1)) * (1 - s) ** 0.8) * rng.uniform(0.9, 1.1, 60)
         if needles:
@@ -154,9 +163,10 @@ def fern(side: int, rng) -> np.ndarray:
             turn, reach = turn + rng.normal(0, 0.2, len(turn)), reach * rng.uniform(0.7, 1.1, len(turn))
         for sign in (-1, 1):
             lean = turn + sign * rng.uniform(0.9, 1.2)
-            ray = np.stack([np.cos(lean), np.sin(lean)], -1)[:, None] * reach[:, None, None] * steps
+            ray = polar(lean)[:, None] * reach[:, None, None] * steps
             ray = rotate(ray, -sign * 0.35 * steps[..., 0])
-            tone = np.broadcast_to(0.5 + 0.12 * sign * np.sign(light.direction[0]) + rng.normal(0, 0.08, (len(path), 1)), (len(path), 7))
+            tone = 0.5 + 0.12 * sign * np.sign(light.direction[0]) + rng.normal(0, 0.08, (len(path), 1))
+            tone = np.repeat(tone, 7, 1)
             body = np.array([0.5, 0.9, 1, 0.95, 0.8, 0.55, 0.25]) * (0.006 if needles else 0.026)
             draw_strands(canvas, fit(path[:, None] + ray), to_index(tone), np.broadcast_to(body, tone.shape), palette)
         tubes(canvas, fit(path)[None], np.linspace(0.016, 0.004, len(path) - 1)[None], palette, light)
@@ -166,11 +176,11 @@ def fern(side: int, rng) -> np.ndarray:
 def grass(side: int, rng) -> np.ndarray:
     """A tuft of tapered blades or reeds."""
     palette, count = leaf_palette(rng), int(rng.integers(120, 700))
-    root = np.stack([rng.normal(0, rng.uniform(0.08, 0.25), count), np.full(count, 0.9) + rng.normal(0, 0.02, count)], -1)
+    root = rng.normal((0, 0.9), (rng.uniform(0.08, 0.25), 0.02), (count, 2))
     s = np.linspace(0, 1, 18)[None]
     turn = -np.pi / 2 + rng.normal(0, 0.22, (count, 1)) + rng.normal(0, 0.9, (count, 1)) * s**2
     step = rng.uniform(0.5, 1.75, (count, 1)) / 18
-    blades = root[:, None] + np.cumsum(np.stack([np.cos(turn), np.sin(turn)], -1) * step[..., None], 1)
+    blades = root[:, None] + np.cumsum(polar(turn) * step[..., None], 1)
     tone = (0.22 + 0.45 * s[:, 1:]) * rng.uniform(0.7, 1.3, (count, 1))
     width = rng.uniform(0.012, 0.03) * (1 - 0.9 * s[:, 1:] ** 1.5) * rng.uniform(0.6, 1.2, (count, 1))
     canvas = blank(side)

@@ -1,11 +1,16 @@
 """The product family: things as shops photograph them, in parts, with holes where the real ones have them."""
 
+# ruff: noqa: RUF005 - outline + (x, y) is a sum of vectors, not a concatenation
+
 import cv2
 import numpy as np
 
-from families.drawing import coverage, ellipse, over, paint, rotate, spline, tube_coverage
+from families.drawing import closed, coverage, ellipse, over, paint, polar, rotate, spline, tube_coverage
 from families.solids import label, round_part
 from families.textures import draw_light, fractal, grid, natural_colour
+
+# Apple, pear, lemon, orange, potato, pebble.
+SKINS = ((0.7, 0.14, 0.1), (0.55, 0.66, 0.2), (0.92, 0.72, 0.16), (0.9, 0.5, 0.14), (0.62, 0.48, 0.34), (0.5,) * 3)
 
 
 def product(side: int, rng) -> np.ndarray:
@@ -29,8 +34,8 @@ def box(side: int, rng) -> np.ndarray:
     texture = fractal((side, side), rng, cells=50, octaves=3)
     layer = np.zeros((side, side, 4), np.float32)
     # Corner indices of each face, clockwise as its print is seen, with the outward normal.
-    faces = [((1, 5, 7, 3), (0, 0, 1)), ((4, 0, 2, 6), (0, 0, -1)), ((5, 4, 6, 7), (1, 0, 0)), ((0, 1, 3, 2), (-1, 0, 0)),
-             ((0, 4, 5, 1), (0, -1, 0))]
+    faces = [((1, 5, 7, 3), (0, 0, 1)), ((4, 0, 2, 6), (0, 0, -1)), ((5, 4, 6, 7), (1, 0, 0)),
+             ((0, 1, 3, 2), (-1, 0, 0)), ((0, 4, 5, 1), (0, -1, 0))]
     visible = [(flat[list(index)], turn @ normal) for index, normal in faces if (turn @ normal)[2] > 0.02]
     hull = coverage([quad for quad, _ in visible], side)
     layer = paint(np.clip(art.mean((0, 1)) * 0.55, 0, 1), hull)
@@ -52,16 +57,18 @@ def shoe(side: int, rng) -> np.ndarray:
     """A sports shoe or boot from the side: sole, upper, toe cap, stripes and laces."""
     light, flip = draw_light(rng), rng.choice([-1, 1])
     shaft = rng.uniform(-0.55, 0.0) if rng.random() < 0.3 else rng.uniform(-0.28, -0.1)
-    upper_points = [(-0.82, 0.3), (-0.86, 0.02), (-0.8, shaft), (-0.62, shaft - 0.06), (-0.36, shaft + 0.0), (-0.2, -0.02),
+    upper_points = [(-0.82, 0.3), (-0.86, 0.02), (-0.8, shaft), (-0.62, shaft - 0.06), (-0.36, shaft), (-0.2, -0.02),
                     (0.15, 0.1), (0.55, 0.16), (0.82, 0.24), (0.86, 0.34), (0.3, 0.36), (-0.4, 0.36)]
-    sole_points = [(-0.88, 0.28), (-0.4, 0.33), (0.3, 0.33), (0.88, 0.3), (0.92, 0.4), (0.8, 0.47), (0.1, 0.47), (-0.5, 0.48),
-                   (-0.86, 0.47)]
+    sole_points = [(-0.88, 0.28), (-0.4, 0.33), (0.3, 0.33), (0.88, 0.3), (0.92, 0.4), (0.8, 0.47), (0.1, 0.47),
+                   (-0.5, 0.48), (-0.86, 0.47)]
     jitter = rng.normal(0, 0.012, (len(upper_points), 2))
     upper = coverage([spline(np.array(upper_points) + jitter, 200) * (flip, 1)], side)
     sole = coverage([spline(sole_points, 160) * (flip, 1)], side)
-    colour, second, rubber = natural_colour(rng), natural_colour(rng), np.array([0.9, 0.89, 0.86]) * rng.choice([1, 1, 0.25])
+    colour, second = natural_colour(rng), natural_colour(rng)
+    rubber = np.array([0.9, 0.89, 0.86]) * rng.choice([1, 1, 0.25])
     style = {"gloss": rng.choice([0.05, 0.3, 0.6]), "bump": 0.8, "weave": rng.choice([0, 0.8])}
-    layer = over(round_part(upper, rng, light, colour, **style), round_part(sole, rng, light, rubber, gloss=0.1, puff=0.4))
+    layer = round_part(sole, rng, light, rubber, gloss=0.1, puff=0.4)
+    layer = over(round_part(upper, rng, light, colour, **style), layer)
     shapes = [
         spline([(0.5, 0.13), (0.84, 0.24), (0.88, 0.36), (0.55, 0.35), (0.42, 0.25)], 60),
         spline([(-0.84, 0.0), (-0.6, 0.05), (-0.55, 0.34), (-0.82, 0.32)], 60),
@@ -69,9 +76,9 @@ def shoe(side: int, rng) -> np.ndarray:
     for shape in shapes:
         patch = coverage([shape * (flip, 1)], side) * upper
         layer = over(round_part(patch, rng, light, second, gloss=0.2, puff=0.25, bump=0.6), layer)
-    stripes = [spline([(-0.35 + 0.16 * k, 0.36), (-0.3 + 0.16 * k, 0.2), (-0.14 + 0.14 * k, 0.06 + 0.03 * k)], 30, closed=False)
-               for k in range(int(rng.integers(0, 4)))]
-    laces = [np.array([(-0.3 + 0.09 * k, 0.0 + 0.028 * k), (-0.16 + 0.1 * k, -0.04 + 0.03 * k)]) for k in range(6)]
+    stripe = spline([(-0.35, 0.36), (-0.3, 0.2), (-0.14, 0.06)], 30, loop=False)
+    stripes = [stripe + (0.16 * k, 0.015 * k) for k in range(int(rng.integers(0, 4)))]
+    laces = [np.array([(-0.3 + 0.09 * k, 0.028 * k), (-0.16 + 0.1 * k, 0.03 * k - 0.04)]) for k in range(6)]
     for paths, width, tint in ((stripes, 0.05, second), (laces, 0.028, np.array([0.92, 0.91, 0.88]))):
         stroke = tube_coverage([p * (flip, 1) for p in paths], [width] * len(paths), side) * upper
         layer = over(round_part(stroke, rng, light, tint, gloss=0.1, puff=0.3), layer)
@@ -85,10 +92,11 @@ def bag(side: int, rng) -> np.ndarray:
     body = spline([(-narrow, top), (0, top - 0.02), (narrow, top), (wide, 0.78), (0, 0.86), (-wide, 0.78)], 200)
     arch, thickness = rng.uniform(0.25, 0.5), rng.uniform(0.03, 0.07)
     loops = [spline([(-arch, top + 0.2), (-arch * 0.9, -0.62 + lift), (0, -0.86 + lift), (arch * 0.9, -0.62 + lift),
-                     (arch, top + 0.2)], 100, closed=False) for lift in (0.0, 0.1)]
+                     (arch, top + 0.2)], 100, loop=False) for lift in (0.0, 0.1)]
     style = {"gloss": rng.choice([0.05, 0.3, 0.6]), "bump": rng.uniform(0.3, 1.2), "weave": rng.choice([0, 0, 1.0])}
     layer = round_part(tube_coverage(loops[1:], [thickness], side), rng, light, colour * 0.6, **style)
-    layer = over(round_part(coverage([body], side), rng, light, colour, puff=0.45, folds=rng.uniform(0, 0.8), **style), layer)
+    front = round_part(coverage([body], side), rng, light, colour, puff=0.45, folds=rng.uniform(0, 0.5), **style)
+    layer = over(front, layer)
     if rng.random() < 0.6:
         flap = spline([(-narrow, top), (narrow, top), (narrow * 1.05, 0.22), (0, 0.42), (-narrow * 1.05, 0.22)], 120)
         layer = over(round_part(coverage([flap], side), rng, light, colour * 0.92, puff=0.2, **style), layer)
@@ -115,8 +123,9 @@ def chair(side: int, rng) -> np.ndarray:
     brace = [np.array([(-front - lean * 0.5, 0.55), (front + lean * 0.5, 0.55)])]
     seat = spline([(-front, seat_y + 0.08), (-back, seat_y - deep), (back, seat_y - deep), (front, seat_y + 0.08)], 120)
     layer = np.zeros((side, side, 4), np.float32)
-    for paths, scale, tint in ((rear, 0.85, wood * 0.6), (bars, 0.7, wood * 0.92), (posts, 0.95, wood), (brace, 0.6, wood * 0.8)):
-        layer = over(round_part(tube_coverage(paths, [width * scale] * len(paths), side), rng, light, tint, bump=0.5), layer)
+    for paths, scale, tone in ((rear, 0.85, 0.6), (bars, 0.7, 0.92), (posts, 0.95, 1.0), (brace, 0.6, 0.8)):
+        sticks = tube_coverage(paths, [width * scale] * len(paths), side)
+        layer = over(round_part(sticks, rng, light, wood * tone, bump=0.5), layer)
     layer = over(round_part(coverage([seat], side), rng, light, cloth, gloss=0.1, puff=0.35, weave=0.6), layer)
     return over(round_part(tube_coverage(legs, [width] * 2, side), rng, light, wood, bump=0.5), layer)
 
@@ -124,20 +133,19 @@ def chair(side: int, rng) -> np.ndarray:
 def fruit(side: int, rng) -> np.ndarray:
     """An apple, pear, lemon, potato or stone, or a little heap of them."""
     light = draw_light(rng)
-    skins = [(0.7, 0.14, 0.1), (0.55, 0.66, 0.2), (0.92, 0.72, 0.16), (0.9, 0.5, 0.14), (0.62, 0.48, 0.34), (0.5, 0.5, 0.48)]
-    first = np.array(skins[rng.integers(len(skins))])
+    first = rng.choice(SKINS)
     count = int(rng.choice([1, 1, 3, 5]))
     radius = 0.8 if count == 1 else 0.42
     layer = np.zeros((side, side, 4), np.float32)
+    turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     for item in range(count):
-        centre = np.zeros(2) if count == 1 else np.array([(item - (count - 1) / 2) * 0.85 / count * 1.35, rng.uniform(0, 0.35)])
-        turn = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-        shape = (1 + rng.normal(0, 0.045, 10))[:, None] * np.stack([np.cos(turn), np.sin(turn)], -1) * (rng.uniform(0.8, 1), 0.92)
+        centre = np.array([(item - (count - 1) / 2) * 1.15 / count, rng.uniform(0, 0.35) * (count > 1)])
+        shape = (1 + rng.normal(0, 0.045, (10, 1))) * polar(turn) * (rng.uniform(0.8, 1), 0.92)
         stem = np.array([(0, -0.75), (0.03, -0.95), (0.1, -1.08)]) * radius + centre
         layer = over(round_part(tube_coverage([stem], [0.03], side), rng, light, np.array([0.3, 0.22, 0.12])), layer)
-        skin = round_part(coverage([spline(shape * radius * 0.92 + centre, 120)], side), rng, light,
-                          first * rng.uniform(0.85, 1.15, 3), gloss=rng.uniform(0.05, 0.6), puff=0.95, bump=rng.choice([0, 0.6]))
-        layer = over(skin, layer)
+        flesh = coverage([spline(shape * radius * 0.92 + centre, 120)], side)
+        style = {"gloss": rng.uniform(0.05, 0.6), "puff": 0.95, "bump": rng.choice([0, 0.6])}
+        layer = over(round_part(flesh, rng, light, first * rng.uniform(0.85, 1.15, 3), **style), layer)
     return layer
 
 
@@ -150,9 +158,9 @@ def spectacles(side: int, rng) -> np.ndarray:
     lens = np.stack([np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** (2 / power) * shape[0],
                      np.sign(np.sin(turn)) * np.abs(np.sin(turn)) ** (2 / power) * shape[1]], -1)
     lenses = [lens + (sign * 0.45, 0) for sign in (-1, 1)]
-    rings = [np.concatenate([shape_, shape_[:1]]) for shape_ in lenses]
+    rings = [closed(shape_) for shape_ in lenses]
     width = rng.uniform(0.025, 0.08)
-    bridge = spline([(-0.45 + shape[0], -0.06), (0, -0.13), (0.45 - shape[0], -0.06)], 30, closed=False)
+    bridge = spline([(-0.45 + shape[0], -0.06), (0, -0.13), (0.45 - shape[0], -0.06)], 30, loop=False)
     arms = [np.array([(s * (0.43 + shape[0]), -0.08), (s * 0.93, -0.13)]) for s in (-1, 1)]
     _, y = grid(side)
     strength = rng.choice([0.08, 0.5, 0.8]) * (0.75 - 0.5 * y / shape[1]).clip(0.4, 1.2)
@@ -164,21 +172,21 @@ def spectacles(side: int, rng) -> np.ndarray:
 def hardware(side: int, rng) -> np.ndarray:
     """Metal or plastic things with holes: a gear, a ring or a key, standing or lying."""
     light, kind = draw_light(rng), rng.integers(3)
-    metal = np.array([(0.74, 0.74, 0.76), (0.8, 0.65, 0.36), (0.66, 0.42, 0.3), (0.2, 0.2, 0.22)][rng.integers(4)])
+    metal = rng.choice([(0.74, 0.74, 0.76), (0.8, 0.65, 0.36), (0.66, 0.42, 0.3), (0.2, 0.2, 0.22)])
     turn = np.linspace(0, 2 * np.pi, 720, endpoint=False)
     if kind == 0:
         teeth = 1 + 0.09 * np.tanh(6 * np.sin(turn * rng.integers(9, 22)))
-        alpha = coverage([np.stack([np.cos(turn), np.sin(turn)], -1) * 0.8 * teeth[:, None]], side)
+        alpha = coverage([polar(turn) * 0.8 * teeth[:, None]], side)
         holes = [ellipse((0, 0), (0.2, 0.2))]
         holes += [ellipse(0.47 * np.array([np.cos(a), np.sin(a)]), (0.13, 0.13)) for a in np.arange(6) * np.pi / 3]
         alpha = alpha * (1 - coverage(holes[: rng.choice([1, 7])], side))
     elif kind == 1:
-        rings = [rotate(np.stack([0.72 * np.cos(turn), 0.72 * rng.uniform(0.4, 1) * np.sin(turn)], -1), rng.uniform(0, 3))]
-        alpha = tube_coverage(rings, [rng.uniform(0.06, 0.3)], side)
+        loop = ellipse((0, 0), (0.72, 0.72 * rng.uniform(0.4, 1)), rng.uniform(0, 3), count=300)
+        alpha = tube_coverage([closed(loop)], [rng.uniform(0.06, 0.3)], side)
     else:
         bow = ellipse((0, -0.55), (0.3, 0.27))
         teeth = [np.array([(0, y), (rng.uniform(0.14, 0.24), y)]) for y in (0.55, 0.66, 0.78)]
-        paths = [np.concatenate([bow, bow[:1]]), np.array([(0, -0.28), (0, 0.85)]), *teeth]
+        paths = [closed(bow), np.array([(0, -0.28), (0, 0.85)]), *teeth]
         alpha = tube_coverage([rotate(p, 0.4) for p in paths], [0.1, 0.09, 0.075, 0.075, 0.075], side)
     return round_part(alpha, rng, light, metal, gloss=1.0, shine=50, puff=0.6, bump=0.35)
 
@@ -191,5 +199,5 @@ def cushion(side: int, rng) -> np.ndarray:
     outline = rotate(spline(shape, 200), rng.uniform(-0.15, 0.15)) * 0.95
     alpha = coverage([outline], side)
     layer = round_part(alpha, rng, light, colour, gloss=0.02, puff=0.5, weave=1.0, folds=0.3)
-    seam = tube_coverage([np.concatenate([outline, outline[:1]])], [0.035], side)
+    seam = tube_coverage([closed(outline)], [0.035], side)
     return over(round_part(seam, rng, light, natural_colour(rng), puff=0.5), layer)

@@ -5,16 +5,14 @@ The alpha of a solid is one inside and antialiased along its edge.
 
 import cv2
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
-from families.drawing import coverage, ellipse, over, paint, spline, tube_coverage
-from families.fluids import drink
+from families.drawing import coverage, ellipse, monotone, over, paint, spline, tube_coverage
 from families.textures import Light, draw_light, fractal, grid, natural_colour, normals, shade, smoothstep
 
-WORDS = ("NORDEN", "pure", "No. 7", "alba", "FIELD", "organic", "Sol & Co", "tonic", "MORA", "extra", "125 ml", "studio")
+WORDS = ("NORDEN", "pure", "No. 7", "alba", "FIELD", "organic", "Sol & Co", "tonic", "MORA", "125 ml", "studio")
 # Profiles of turned bodies: (position from top 0 to foot 1, radius) control points, and which extras they may carry.
 PROFILES = {
-    "bottle": ([(0, 0.12), (0.13, 0.12), (0.2, 0.115), (0.36, 0.26), (0.42, 0.29), (0.95, 0.29), (1, 0.26)], "cap label"),
+    "bottle": ([(0, 0.12), (0.13, 0.12), (0.36, 0.26), (0.42, 0.29), (0.95, 0.29), (1, 0.26)], "cap label"),
     "flask": ([(0, 0.1), (0.3, 0.1), (0.42, 0.2), (0.62, 0.42), (0.85, 0.46), (0.97, 0.36), (1, 0.3)], "cap"),
     "jar": ([(0, 0.36), (0.14, 0.36), (0.15, 0.31), (0.22, 0.4), (0.3, 0.42), (0.94, 0.42), (1, 0.38)], "cap label"),
     "mug": ([(0, 0.44), (0.5, 0.43), (0.9, 0.42), (0.97, 0.39), (1, 0.35)], "open handle label"),
@@ -22,7 +20,9 @@ PROFILES = {
     "vase": ([(0, 0.22), (0.1, 0.15), (0.22, 0.16), (0.5, 0.4), (0.68, 0.42), (0.92, 0.24), (1, 0.25)], "open"),
     "bowl": ([(0, 0.82), (0.3, 0.76), (0.7, 0.5), (0.92, 0.28), (1, 0.3)], "open"),
     "can": ([(0, 0.36), (0.03, 0.4), (0.97, 0.4), (1, 0.36)], "label cap"),
-    "lamp": ([(0, 0.28), (0.45, 0.6), (0.452, 0.05), (0.62, 0.045), (0.75, 0.13), (0.9, 0.06), (0.93, 0.3), (1, 0.32)], ""),
+    "lamp": ([(0, 0.28), (0.45, 0.6), (0.452, 0.05), (0.62, 0.045), (0.75, 0.13), (0.9, 0.06), (1, 0.3)], ""),
+    "goblet": ([(0, 0.3), (0.2, 0.34), (0.42, 0.3), (0.56, 0.1), (0.6, 0.03), (0.92, 0.04), (1, 0.32)], "open"),
+    "tumbler": ([(0, 0.42), (0.6, 0.38), (0.97, 0.35), (1, 0.33)], "open"),
     "pitcher": ([(0, 0.26), (0.16, 0.22), (0.35, 0.3), (0.65, 0.44), (0.85, 0.4), (1, 0.3)], "open handle"),
 }
 
@@ -49,6 +49,9 @@ def round_part(alpha, rng, light: Light, albedo, *, gloss=0.2, shine=40, puff=0.
     puff: thickness relative to a half sphere; bump: grain of leather or stone; weave: threads; folds: creases of cloth.
     """
     layer = np.zeros((*alpha.shape, 4), np.float32)
+    # Its texture has a generator of its own: how much noise a part needs depends on the picture's size, and must not
+    # shift what is drawn after it.
+    rng = np.random.default_rng(rng.integers(2**63))
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     if not len(rows):
         return layer
@@ -89,7 +92,8 @@ def label(rng, width: int = 384, height: int = 512) -> np.ndarray:
         size = float(rng.choice([0.7, 1.2, 2.0, 2.8]))
         origin = (int(rng.integers(10, 110)), int(height * (0.5 + 0.1 * line)))
         word = WORDS[rng.integers(len(WORDS))]
-        cv2.putText(art, word, origin, int(rng.choice([0, 2, 3, 4])), size, ink.tolist(), int(2 * size) + 1, cv2.LINE_AA)
+        font = int(rng.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX]))
+        cv2.putText(art, word, origin, font, size, ink.tolist(), int(2 * size) + 1, cv2.LINE_AA)
     return cv2.GaussianBlur(art, (0, 0), 0.7)
 
 
@@ -100,7 +104,7 @@ def revolve(profile: np.ndarray, tilt: float, side: int) -> tuple[np.ndarray, np
     normals (side, side, 3), the position along the profile in [0, 1] and the azimuth in units of half turns.
     """
     ys = np.linspace(profile[0, 0], profile[-1, 0], 512, dtype=np.float32)
-    radii = PchipInterpolator(*profile.T)(ys).astype(np.float32)
+    radii = monotone(*profile.T, ys).astype(np.float32)
     slices = [ellipse((0, y), (r, tilt * r)) for y, r in zip(ys[::6], radii[::6], strict=True)]
     outline = np.concatenate([np.stack([radii, ys], -1), np.stack([-radii, ys], -1)[::-1]])
     alpha = coverage([outline, *slices, ellipse((0, ys[-1]), (radii[-1], tilt * radii[-1]))], side)
@@ -119,7 +123,7 @@ def revolve(profile: np.ndarray, tilt: float, side: int) -> tuple[np.ndarray, np
     return alpha, normal, at, np.arcsin(across) / np.pi
 
 
-def draw_profile(rng, names=tuple(PROFILES)) -> tuple[np.ndarray, str]:
+def draw_profile(rng, names) -> tuple[np.ndarray, str]:
     """A varied profile (K, 2) of (y, radius), filling the frame's height or width, and its extras."""
     points, extras = PROFILES[names[rng.integers(len(names))]]
     points = np.array(points, np.float32)
@@ -139,14 +143,15 @@ def handle(profile: np.ndarray, side: int, rng, light: Light, colour) -> np.ndar
     out = rng.uniform(0.2, 0.32)
     bend = [(inner[0], upper), (max(inner) + 0.8 * out, upper - 0.03), (max(inner) + out, (upper + lower) / 2),
             (inner[1] + 0.7 * out, lower - 0.02), (inner[1], lower)]
-    path = spline(np.array(bend) * (sign, 1), 80, closed=False)
+    path = spline(np.array(bend) * (sign, 1), 80, loop=False)
     return round_part(tube_coverage([path], [rng.uniform(0.07, 0.11)], side), rng, light, colour, gloss=0.4)
 
 
 def opening(profile, tilt: float, side: int, rng, colour, is_open: bool, light: Light) -> np.ndarray:
     """The top ellipse: a flat lid, or a rim with the dark inside and sometimes a drink."""
     y, radius = profile[0]
-    lid = paint(np.clip(colour * 0.9 * (light.ambient + 0.7), 0, 1), coverage([ellipse((0, y), (radius, tilt * radius))], side))
+    lid_colour = np.clip(colour * 0.9 * (light.ambient + 0.7), 0, 1)
+    lid = paint(lid_colour, coverage([ellipse((0, y), (radius, tilt * radius))], side))
     if not is_open:
         return lid
     inner = radius * 0.93
@@ -155,16 +160,16 @@ def opening(profile, tilt: float, side: int, rng, colour, is_open: bool, light: 
     hollow = paint(colour * (0.2 + 0.55 * shadow), coverage([ellipse((0, y), (inner, tilt * inner))], side))
     layer = over(hollow, lid)
     if rng.random() < 0.5:
-        drink = np.array([(0.2, 0.11, 0.06), (0.5, 0.3, 0.16), (0.72, 0.55, 0.3)][rng.integers(3)]) * (0.7 + 0.5 * shadow)
+        drink = rng.choice([(0.2, 0.11, 0.06), (0.5, 0.3, 0.16), (0.72, 0.55, 0.3)]) * (0.7 + 0.5 * shadow)
         surface = coverage([ellipse((0, y + 0.12 * tilt * inner), (inner * 0.93, tilt * inner * 0.86))], side)
         layer = over(paint(drink.astype(np.float32), surface), layer)
     return layer
 
 
-def turned(side: int, rng) -> np.ndarray:
+def turned(side: int, rng, names=tuple(PROFILES)) -> np.ndarray:
     """A bottle, jar, mug, vase, bowl, can or lamp: glazed, matt or metallic, with cap, label, opening and handle."""
     light, tilt = draw_light(rng), rng.uniform(0.08, 0.3)
-    profile, extras = draw_profile(rng)
+    profile, extras = draw_profile(rng, names)
     gloss, colour = rng.choice([0.08, 0.35, 0.7, 1.0]), natural_colour(rng)
     alpha, normal, at, azimuth = revolve(profile, tilt, side)
     albedo = np.broadcast_to(colour, normal.shape).copy()

@@ -55,7 +55,7 @@ def smoothstep(low, high, x):
 
 
 def fractal(size_hw: tuple[int, int], rng, cells: float = 4, octaves: int = 6, gain: float = 0.5) -> np.ndarray:
-    """Multi-octave value noise, (H, W) float32, zero mean and about unit variance; `cells` is the coarsest frequency."""
+    """Multi-octave value noise, (H, W) float32, zero mean, about unit variance; `cells`: its coarsest frequency."""
     height, width = size_hw
     total = np.zeros((height, width), np.float32)
     for octave in range(octaves):

@@ -2,9 +2,24 @@
 
 import numpy as np
 
-from families.drawing import blank, draw_polygons, draw_strands, ellipse, fit, over, reduce, relight, rotate
+from families.drawing import (
+    blank,
+    closed,
+    draw_polygons,
+    draw_strands,
+    ellipse,
+    fit,
+    over,
+    polar,
+    reduce,
+    relight,
+    rotate,
+)
 from families.strands import TONES, to_index, tubes
 from families.textures import draw_light, fractal, natural_colour, tones
+
+# White twice, because it is the most common; ecru, black, crimson, slate.
+YARNS = ((0.96, 0.95, 0.92),) * 2 + ((0.9, 0.84, 0.72), (0.06, 0.06, 0.07), (0.5, 0.1, 0.14), (0.32, 0.4, 0.5))
 
 
 def web(side: int, rng) -> np.ndarray:
@@ -18,7 +33,7 @@ def spider_web(side: int, rng) -> np.ndarray:
     angle = np.linspace(0, 2 * np.pi, spokes, endpoint=False) + rng.normal(0, 0.07, spokes)
     reach = rng.uniform(0.7, 0.95, spokes)
     hub = rng.uniform(-0.12, 0.12, 2)
-    direction = np.stack([np.cos(angle), np.sin(angle)], -1)
+    direction = polar(angle)
     radial = hub + direction[:, None] * reach[:, None, None] * np.linspace(0, 1, 12)[None, :, None]
     radius = np.linspace(0.09, 0.86, turns)[:, None] * reach[None] + np.arange(spokes) / spokes * 0.77 / turns
     radius += rng.normal(0, 0.004, radius.shape)
@@ -45,8 +60,9 @@ def dew(side: int, rng, places: np.ndarray) -> np.ndarray:
     canvas = blank(side)
     centres = places[rng.integers(len(places), size=int(rng.integers(300, 900)))]
     radii = 0.003 + 0.008 * rng.random(len(centres)) ** 3
-    for scale, shift, colour in ((1.0, 0.0, (0.3, 0.33, 0.35)), (0.8, 0.2, (0.62, 0.66, 0.68)), (0.36, -0.4, (1, 1, 1))):
-        discs = [ellipse(c + (0, shift * r), (r * scale, r * scale), count=14) for c, r in zip(centres, radii, strict=True)]
+    disc = polar(np.linspace(0, 2 * np.pi, 14, endpoint=False))
+    for scale, shift, colour in ((1, 0, (0.3, 0.33, 0.35)), (0.8, 0.2, (0.62, 0.66, 0.68)), (0.36, -0.4, (1, 1, 1))):
+        discs = centres[:, None] + radii[:, None, None] * (scale * disc + (0, shift))
         draw_polygons(canvas, discs, [colour] * len(discs))
     return reduce(canvas, side)
 
@@ -54,7 +70,7 @@ def dew(side: int, rng, places: np.ndarray) -> np.ndarray:
 def branch(start, heading: float, length: float, width: float, rng, depth: int) -> list[tuple]:
     """A crooked twig and its side twigs, recursively, as (path (10, 2), width at each of 9 segments)."""
     bends = heading + np.cumsum(rng.normal(0, 0.13, 9))
-    steps = np.stack([np.cos(bends), np.sin(bends)], -1) * length / 9
+    steps = polar(bends) * length / 9
     path = np.concatenate([[start], start + np.cumsum(steps, 0)])
     found = [(path, width * np.linspace(1, 0.55, 9))]
     if depth:
@@ -82,7 +98,7 @@ def twigs(side: int, rng) -> np.ndarray:
 
 def wheel(side: int, rng) -> np.ndarray:
     """A bicycle wheel seen at an angle: tyre, rim, crossed spokes, hub."""
-    light, metal, rubber = draw_light(rng), tones(np.array([0.72, 0.73, 0.75]), TONES), tones(np.array([0.16] * 3), TONES)
+    light, metal, rubber = draw_light(rng), tones((0.72, 0.73, 0.75), TONES), tones((0.16, 0.16, 0.16), TONES)
     squash, turn, radius = rng.uniform(0.45, 1), rng.uniform(0, np.pi), rng.uniform(0.8, 0.9)
     angle = np.linspace(0, 2 * np.pi, int(rng.choice([24, 28, 32, 36])), endpoint=False)
     offset = np.where(np.arange(len(angle)) % 4 < 2, 1, -1) * rng.uniform(0.3, 1.2)
@@ -94,7 +110,8 @@ def wheel(side: int, rng) -> np.ndarray:
     lap = np.linspace(0, 2 * np.pi, 160)
     canvas = blank(side)
     tubes(canvas, spokes, np.full((len(spokes), 1), rng.uniform(0.005, 0.009)), metal, light)
-    for ring, width, palette in ((radius - 0.02, 0.045, metal), (radius + 0.03, rng.uniform(0.05, 0.1), rubber), (0.06, 0.05, metal)):
+    tyre = (radius + 0.03, rng.uniform(0.05, 0.1), rubber)
+    for ring, width, palette in ((radius - 0.02, 0.045, metal), tyre, (0.06, 0.05, metal)):
         tubes(canvas, circle(lap, ring)[None], np.full((1, 159), width), palette, light)
     return reduce(canvas, side)
 
@@ -120,8 +137,14 @@ def lace_cell(kind: str, rng) -> np.ndarray:
     def lines(ends):
         return np.stack([np.array(a) * (1 - t) + np.array(b) * t for a, b in ends])
 
+    def crossings(heights):
+        return [((-0.5, y), (0.5, y)) for y in heights]
+
+    def uprights(places):
+        return [((x, 0), (x, 1)) for x in places]
+
     def loops(centres, radii, angles):
-        return np.stack([ellipse(c, r, a, 16)[np.arange(17) % 16] for c, r, a in zip(centres, radii, angles, strict=True)])
+        return np.stack([closed(ellipse(*shape, 16)) for shape in zip(centres, radii, angles, strict=True)])
 
     if kind == "mesh":
         n = 3
@@ -129,19 +152,20 @@ def lace_cell(kind: str, rng) -> np.ndarray:
         return lines([((x, y), (x + d, y + 1 / n)) for x, y in steps for d in (1 / n, 0)][::2]
                      + [((x + 1 / n, y), (x, y + 1 / n)) for x, y in steps])
     if kind == "ladder":
-        return lines([((x, 0), (x, 1)) for x in np.linspace(-0.45, 0.45, 5)] + [((-0.5, y), (0.5, y)) for y in (0, 0.12, 0.88, 1)])
+        return lines([*uprights(np.linspace(-0.45, 0.45, 5)), *crossings((0, 0.12, 0.88, 1))])
     if kind == "scallop":
         turn = np.pi * t[:, 0]
-        return np.stack([np.stack([-r * np.cos(turn), r * 1.8 * np.sin(turn)], -1) for r in (0.5, 0.42, 0.34, 0.2, 0.1)])
+        return np.array([0.5, 0.42, 0.34, 0.2, 0.1])[:, None, None] * polar(turn) * (-1, 1.8)
     if kind == "cloth":
-        return lines([((-0.5, y), (0.5, y)) for y in np.linspace(0, 1, 13)] + [((x, 0), (x, 1)) for x in np.linspace(-0.5, 0.45, 10)])
+        return lines([*crossings(np.linspace(0, 1, 13)), *uprights(np.linspace(-0.5, 0.45, 10))])
     petals = int(rng.integers(5, 9))
     angles = np.arange(petals) * 2 * np.pi / petals
-    middle = np.array([0, 0.5]) + 0.27 * np.stack([np.cos(angles), np.sin(angles)], -1)
+    middle = np.array([0, 0.5]) + 0.27 * polar(angles)
     # Concentric loops fill a petal as satin stitches do.
     rings = [loops(middle, [(0.2 * k, 0.11 * k)] * petals, angles) for k in (1, 0.84, 0.68, 0.52, 0.36, 0.2)]
     hub = loops([(0, 0.5)] * 3, [(k, k) for k in (0.1, 0.07, 0.03)], [0] * 3)
-    ground = lines([((-0.5, y), (0.5, y + d)) for y in (0, 0.33, 0.67) for d in (0.33, 0)] + [((0.5, y), (-0.5, y + 0.33)) for y in (0, 0.33, 0.67)])
+    slanted = [((sign * 0.5, y), (-sign * 0.5, y + 0.33)) for y in (0, 0.33, 0.67) for sign in (-1, 1)]
+    ground = lines([*slanted, *crossings((0, 0.33, 0.67))])
     return np.concatenate([ground, *rings, hub])
 
 
@@ -150,7 +174,7 @@ def lace(side: int, rng) -> np.ndarray:
     doily = rng.random() < 0.4
     rows = int(rng.integers(4, 8)) if doily else int(rng.integers(4, 10))
     columns = int(rng.integers(10, 20))
-    kinds = [str(k) for k in rng.choice(["mesh", "mesh", "flower", "flower", "ladder", "cloth"], rows - 1)] + ["scallop"]
+    kinds = [*rng.choice(["mesh", "mesh", "flower", "flower", "ladder", "cloth"], rows - 1), "scallop"]
     curves = []
     for row, kind in enumerate(kinds):
         cell = lace_cell(kind, rng)
@@ -173,8 +197,7 @@ def lace(side: int, rng) -> np.ndarray:
         y = 2 * v - 1 + 0.04 * depth * np.cos(wave) + 0.05 * rng.normal() * (2 * u - 1) ** 2
         points, slope = np.stack([x, y], -1) * (rng.uniform(0.7, 0.93), 0.9), depth * np.sin(wave)
     points = fit(points + rng.normal(0, 0.0006, points.shape))
-    dyes = ((0.96, 0.95, 0.92), (0.96, 0.95, 0.92), (0.9, 0.84, 0.72), (0.06, 0.06, 0.07), (0.5, 0.1, 0.14), (0.32, 0.4, 0.5))
-    yarn = tones(np.array(dyes[rng.integers(len(dyes))]), TONES)
+    yarn = tones(rng.choice(YARNS), TONES)
     tone = (0.72 + 0.22 * slope[:, 1:]) * rng.uniform(0.85, 1.1, (len(points), 16))
     thread = rng.uniform(0.0042, 0.008) * 14 / columns
     canvas = blank(side)
