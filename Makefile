@@ -9,11 +9,11 @@ PY   := $(VENV)/bin/python
 # scaled with them. Its mattes are returned at the test images' 1024 px.
 DEMO := data.source=synthetic data.root=data/demo data.synthetic.train=320 data.synthetic.val=16 data.synthetic.test=8 \
         data.synthetic.size=256 data.size=256 augment.crop=128 augment.xray.low_sigma=2.5 \
-        augment.xray.background_sigma=16 model.weights=null train.lr=2.0e-3 train.warmup_steps=20 \
-        train.schedule=cosine train.batch_size=8 train.epochs=6 train.resume=never train.out_dir=outputs/demo $(ARGS)
+        augment.xray.background_sigma=16 model.weights=null train.lr=2.0e-3 \
+        train.batch_size=8 train.epochs=6 train.resume=never train.out_dir=outputs/demo $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data weights train infer score report test lint clean
+.PHONY: help setup demo data weights train infer score report tune test lint clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ score: setup  ## MSE of submission.csv where the true alphas are known
 
 report: setup  ## the run as a picture
 	$(PY) src/report.py $(ARGS)
+
+tune: setup  ## post-processing that lowers the run's MSE, if any; infer.postprocess=tuned then applies it
+	$(PY) scripts/tune.py $(ARGS)
 
 test: $(VENV)/.ready-dev  ## the whole test suite
 	$(PY) -m pytest $(ARGS)

@@ -8,6 +8,7 @@ In each failing case one line `error: …` goes to stderr and names the thing an
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,13 @@ def _end(code: int, error: object) -> None:
     line = str(error).rstrip().rsplit("\n", 1)[-1]
     print(f"error: {line.removeprefix('cli.UserError: ').removeprefix('cli.OperationError: ')}", file=sys.stderr)
     sys.exit(code)
+
+
+def brief(error: object) -> str:
+    """An error's text on one short line; of nested network errors the innermost, `[Errno 111] Connection refused`."""
+    text = " ".join(str(error).split())
+    network = re.findall(r"\[Errno -?\d+\] [\w ]+", text)
+    return network[-1] if network else text[:200]
 
 
 @contextlib.contextmanager

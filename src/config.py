@@ -112,6 +112,7 @@ class Xray(Section):
 
 class Augment(Section):
     crop: Side
+    final_crop: Side | None
     scale: Range(0.1, 4)
     flip_p: Share
     rotate_p: Share
@@ -134,19 +135,29 @@ class Loss(Section):
     thin: NonNegative
     edge: NonNegative
     background: NonNegative
+    sides: NonNegative
+
+
+MSE_ALONE = Loss(base=1, object=0, thin=0, edge=0, background=0, sides=0)
+
+# What train's `auto` means: fine-tuning must not undo what the weights know, a new network has a long way to go.
+RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
+           "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine"}}
 
 
 class Train(Section):
     out_dir: Path
     epochs: Count
     batch_size: Count
-    lr: Positive
+    lr: Literal["auto"] | Positive
     weight_decay: NonNegative
-    warmup_steps: Annotated[int, Field(ge=0)]
-    schedule: Literal["plateau", "cosine"]
+    warmup: Literal["auto"] | Share
+    schedule: Literal["auto", "plateau", "cosine"]
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Annotated[int, Field(ge=0)]
     min_lr: NonNegative
+    final_epochs: Annotated[int, Field(ge=0)]
+    final_loss: Literal["composite", "mse"]
     ema: Annotated[float, Field(ge=0, le=0.99999)]
     grad_clip: NonNegative
     amp: Literal["auto", "bf16", "fp16", "fp32"]
@@ -173,6 +184,7 @@ class Infer(Section):
     size: Side | None
     batch_size: Count
     tta: Literal["none", "flip"]
+    postprocess: Literal["none", "tuned"]
     backend: Literal["torch"]
     precision: Literal["auto", "bf16", "fp16", "fp32"]
     png_dir: Path | None
@@ -225,6 +237,15 @@ def official_weights(variant: str) -> Path:
     return Path("weights") / f"{variant}.pth"
 
 
+def in_epoch(cfg: Config, epoch: int) -> Config:
+    """The settings that rule this epoch (from 0): the final phase has a crop and a loss of its own."""
+    if epoch < cfg.train.epochs - cfg.train.final_epochs:
+        return cfg
+    augment = cfg.augment.model_copy(update={"crop": cfg.augment.final_crop or cfg.augment.crop})
+    loss = MSE_ALONE if cfg.train.final_loss == "mse" else cfg.loss
+    return cfg.model_copy(update={"augment": augment, "loss": loss})
+
+
 def predict_size(cfg: Config) -> int:
     """Longer side in pixels at which the network sees whole images."""
     return cfg.infer.size or 1024
@@ -247,13 +268,16 @@ def _follow(cfg: Config) -> Config:
     })
     if model.weights == Path("official"):
         model = model.model_copy(update={"weights": official_weights(model.variant)})
+    recipe = RECIPES["weights" if model.weights else "nothing"]
+    train = cfg.train.model_copy(update={
+        key: value for key, value in recipe.items() if getattr(cfg.train, key) == "auto"})
     infer = infer.model_copy(update={
         "images": infer.images or data.test_dir,
         "size": infer.size or data.size,
         "weights": infer.weights or cfg.train.out_dir / "best.pth",
         "submission": infer.submission or cfg.train.out_dir / "submission.csv",
     })
-    return cfg.model_copy(update={"data": data, "model": model, "infer": infer})
+    return cfg.model_copy(update={"data": data, "model": model, "train": train, "infer": infer})
 
 
 def _read(path: str | Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from augment import augment_pair, sample_xray_params, xray_alpha_dense
 from cli import UserError
-from config import Config
+from config import Config, in_epoch
 from foreground import cached_foreground
 from images import list_images, read_alpha, read_rgb, resize_longer_side
 
@@ -120,7 +120,8 @@ class TrainSet(Dataset):
             return resize_longer_side(read_rgb(self.backgrounds[rng.integers(len(self.backgrounds))]), cfg.data.size)
 
         rng = np.random.default_rng([cfg.seed, TRAIN, epoch, index])
-        rgb, target = augment_pair(*read_pair(pair, cfg.data.size), cfg.augment, rng, foreground, background)
+        augment = in_epoch(cfg, epoch).augment
+        rgb, target = augment_pair(*read_pair(pair, cfg.data.size), augment, rng, foreground, background)
         # uint8 until the network: a quarter of the bytes to hand over
         return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))), torch.from_numpy(target)[None], index
 

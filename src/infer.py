@@ -17,6 +17,7 @@ from cli import UserError, written_whole
 from config import Config, load_config
 from foreground import estimate_foreground
 from images import list_images, read_rgb
+from postprocess import NONE, apply, load_tuned
 from predictor import load_predictor
 from submission import SubmissionWriter, read_rows, to_levels
 
@@ -24,12 +25,15 @@ from submission import SubmissionWriter, read_rows, to_levels
 def infer(cfg: Config) -> None:
     """Writes cfg.infer.submission (and png_dir, cutout_dir), whole or not at all."""
     paths = ordered_images(cfg)
+    setting = load_tuned(cfg.infer.weights) if cfg.infer.postprocess == "tuned" else NONE
     predict = load_predictor(cfg)
-    print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.weights}: {predict.description}")
+    print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.weights}: {predict.description}, "
+          f"post-processing {setting}")
     started = time.perf_counter()
     with SubmissionWriter(cfg.infer.submission) as writer:
         for batch in batched(read_ahead(paths), cfg.infer.batch_size, len(paths)):
-            for (path, rgb), alpha in zip(batch, predict([rgb for _, rgb in batch]), strict=True):
+            for (path, rgb), pred in zip(batch, predict([rgb for _, rgb in batch]), strict=True):
+                alpha = apply(setting, rgb, pred)
                 writer.write(path.stem, alpha)
                 if cfg.infer.png_dir:
                     write_png(cfg.infer.png_dir / f"{path.stem}.png", to_levels(alpha))

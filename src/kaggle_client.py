@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from cli import OperationError
+from cli import OperationError, brief
 
 PATIENCE = 20  # seconds without a sign of life after which the client is stopped; it knows no limit of its own
 TRIES, PAUSE = 2, 2  # a call that only reads is made again after PAUSE seconds where that may help
@@ -64,8 +64,8 @@ def explain(out: str, err: str) -> str:
     if NO_CREDENTIALS.search(out + err):
         return ("Kaggle knows no valid credentials: create a token at https://www.kaggle.com/settings/api and set "
                 "KAGGLE_API_TOKEN to it, or save it as ~/.kaggle/access_token")
-    # Links to Kaggle's storage carry a signature.
-    words = re.sub(r"\?\S+", "?…", (err.strip() or out.strip() or "no message").splitlines()[-1].strip())[-200:]
+    last_line = (err.strip() or out.strip() or "no message").splitlines()[-1]
+    words = brief(re.sub(r"\?\S+", "?…", last_line))  # links to Kaggle's storage carry a signature
     if TROUBLE.search(err):
         return f"Kaggle cannot be reached or is in trouble; check the network and try again ({words})"
     if UNKNOWN.search(err):

@@ -1,7 +1,7 @@
 """The composite, MSE-like loss: named terms and their weighted total.
 
-Every term is a mean per image, averaged over the batch and over the network's seven outputs, so its value depends
-neither on how images are batched nor on how they are spread over devices.
+Every term is a mean per image, averaged over the batch and (weighted by `sides`) over the network's seven outputs, so
+its value depends neither on how images are batched nor on how they are spread over devices.
 """
 import torch
 import torch.nn.functional as F
@@ -24,16 +24,19 @@ def matting_loss(logits: tuple[torch.Tensor, ...], target: torch.Tensor, weights
     background = target <= BACKGROUND
     leak = torch.where(background, preds**2 + 2 * F.relu(preds - MARGIN) ** 2, 0)
     # base, object and thin are one product: squared error (S,B,N) with their weight maps (B,3,N)
-    quadratic = torch.einsum("sbn,bkn->k", error.flatten(2), maps.flatten(2)) / error[..., 0, 0, 0].numel()
-    share = background.flatten(1).sum(1).clamp(min=1)
-    terms = {
-        "base": quadratic[0],
-        "object": quadratic[1],
-        "thin": quadratic[2],
-        "edge": (sobel(preds.flatten(0, 1)).view_as(preds) - target_edges).abs().mean(),
-        "background": (leak.flatten(2).sum(2) / share).mean(),
+    base, inside, thin = torch.einsum("sbn,bkn->ks", error.flatten(2), maps.flatten(2)) / len(target)
+    edges = sobel(preds.flatten(0, 1)).view_as(preds)
+    per_output = {
+        "base": base,
+        "object": inside,
+        "thin": thin,
+        "edge": (edges - target_edges).abs().flatten(1).mean(1),
+        "background": (leak.flatten(2).sum(2) / background.flatten(1).sum(1).clamp(min=1)).mean(1),
     }
-    total = sum(weight * terms[name] for name, weight in weights)
+    share = torch.full_like(base, weights.sides)
+    share[0] = 1
+    terms = {name: (values * share).sum() / share.sum() for name, values in per_output.items()}
+    total = sum(getattr(weights, name) * value for name, value in terms.items())
     return {"total": total, **terms, "mse": error[0].mean().detach()}
 
 

@@ -19,7 +19,7 @@ def panel_sheet(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], 
                 side: int = 320) -> np.ndarray:
     """rows of (caption, rgb (H,W,3) uint8, true (H,W), pred (H,W)) -> one labelled (H,W,3) uint8 picture."""
     gap, head, foot = 12, 64, 34
-    panels = [[resize_longer_side(image, side) for image in (rgb, _grey(true), _grey(pred), _heat(np.abs(pred - true)))]
+    panels = [[resize_longer_side(image, side) for image in (rgb, grey(true), grey(pred), heat(np.abs(pred - true)))]
               for _, rgb, true, pred in rows]
     heights = [images[0].shape[0] + foot for images in panels]
     sheet = Image.new("RGB", (4 * side + 5 * gap, head + sum(heights)), PAPER)
@@ -69,10 +69,12 @@ def save_curves(path: str | Path, history: Sequence[dict]) -> None:
         figure.savefig(part, dpi=110)
 
 
-def _grey(alpha: np.ndarray) -> np.ndarray:
+def grey(alpha: np.ndarray) -> np.ndarray:
+    """(H,W) in [0,1] (clipped) -> (H,W,3) uint8."""
     return cv2.cvtColor(np.rint(np.clip(alpha, 0, 1) * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
 
 
-def _heat(error: np.ndarray) -> np.ndarray:
+def heat(error: np.ndarray) -> np.ndarray:
+    """|error| (H,W), 0 to ERROR_FULL and above -> (H,W,3) uint8, dark to bright."""
     levels = np.rint(np.clip(error / ERROR_FULL, 0, 1) * 255).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)

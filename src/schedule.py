@@ -9,7 +9,8 @@ IMPROVEMENT = 1e-4  # relative; less than this counts as none
 
 def learning_rate(cfg: Train, step: int, steps: int, values: Sequence[float]) -> float:
     """For `step` (from 0) of `steps`; `values`: the validation metric of the epochs so far, lower is better."""
-    warm = min(1.0, (step + 1) / cfg.warmup_steps) if cfg.warmup_steps else 1.0
+    rising = round(cfg.warmup * steps)
+    warm = min(1.0, (step + 1) / rising) if rising else 1.0
     return warm * (_cosine(cfg, step / steps) if cfg.schedule == "cosine" else _plateau(cfg, values))
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 import checkpoint
 import cli
 from cli import OperationError, Stopped
-from config import Config, load_config, predict_size, select_metric, with_predict_size
+from config import Config, in_epoch, load_config, predict_size, select_metric, with_predict_size
 from dataset import Pair, TrainSet, ValidationSet, read_pairs
 from device import autocast, describe, pick_device, pick_precision
 from losses import matting_loss
@@ -96,7 +96,8 @@ def prepare(cfg: Config, device: torch.device, precision: str) -> Run:
               f"batch {run.progress.batch + 1} of the earlier run comes next")
     else:
         run.start_anew()
-        print(f"model   {cfg.model.variant} from {cfg.model.weights or 'nothing (model.weights: null)'}")
+        print(f"model   {cfg.model.variant} from {cfg.model.weights or 'nothing (model.weights: null)'}: "
+              f"lr {cfg.train.lr:.1e}, warm-up {cfg.train.warmup:.0%} of the steps, {cfg.train.schedule} schedule")
     return run
 
 
@@ -106,6 +107,7 @@ def train_epoch(run: Run, train_set: TrainSet, epoch: int, device: torch.device,
     cfg, progress = run.cfg, run.progress
     batches = epoch_batches(cfg, epoch, len(train_set))
     loader = DataLoader(train_set, batch_sampler=batches[progress.batch:], **loading(cfg, device))
+    loss_weights = in_epoch(cfg, epoch).loss
     past = [row[select_metric(cfg)] for row in progress.history]
     run.model.train()
     saved = clock = time.monotonic()
@@ -116,7 +118,7 @@ def train_epoch(run: Run, train_set: TrainSet, epoch: int, device: torch.device,
         rgb, target = rgb.to(device, non_blocking=True), target.to(device, non_blocking=True)
         with autocast(device, precision):
             logits = run.model(normalise(rgb))
-        terms = matting_loss(logits, target, cfg.loss)
+        terms = matting_loss(logits, target, loss_weights)
         if not terms["total"].isfinite():
             raise OperationError(not_finite(terms, epoch, progress.batch, [train_set.pairs[i] for i in indices]))
         run.optimizer.zero_grad()

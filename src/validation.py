@@ -18,7 +18,7 @@ from dataset import Pair, ValidationSet, read_pair
 from predictor import Predictor
 from submission import to_levels
 
-FLOOR = 5  # what a random generator is keyed by: [seed, purpose, …]
+FLOOR = 7  # what a random generator is keyed by: [seed, purpose, …]
 DRAWS = 4  # per image for the floor: its standard error over pixels and images is far below its value
 
 

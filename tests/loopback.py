@@ -1,8 +1,8 @@
 """HTTP servers on loopback in place of the services that the real clients talk to, with faults on demand.
 
     with Files({"u2netp.pth": b"…"}) as server:
-        isolate(monkeypatch, tmp_path, server)      # every proxy variable points at the server: nothing leaves the machine
-        server.fail("u2netp.pth", "drop")           # the next GET of it breaks off in the middle
+        isolate(monkeypatch, tmp_path, server)    # every proxy variable points at the server: nothing leaves
+        server.fail("u2netp.pth", "drop")         # the next GET of it breaks off in the middle
 
 A server is its own proxy: it answers requests for its HOSTS and refuses all others, which `refused` lists.
 """
@@ -26,7 +26,7 @@ def isolate(monkeypatch, tmp_path: Path, server: "Loopback") -> None:
     """The environment of a machine of its own, on which only `server` can be reached."""
     for name in filter(CLIENT_VARIABLES.fullmatch, tuple(os.environ)):
         monkeypatch.delenv(name)
-    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").mkdir(exist_ok=True)
     for name in ("HOME", "HF_HOME", "KAGGLE_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -54,7 +54,7 @@ class Request:
 class Loopback:
     """Serves what `answer` gives, HTTP/1.1 with ranges, and plays the faults that `fail` asks for."""
 
-    HOSTS = {"127.0.0.1", "localhost"}
+    HOSTS = ("127.0.0.1", "localhost")
 
     def __init__(self, certificate: Path | None = None):
         """`certificate`: PEM with its key, to answer https for HOSTS too."""
@@ -122,6 +122,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def handle(self):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):  # the client may have gone: that is a test's affair
+            super().handle()
+
     def do_CONNECT(self):
         server = self.loopback
         if server.certificate is None or self.path.split(":")[0] not in server.HOSTS:
@@ -170,13 +174,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        with contextlib.suppress(ConnectionError, ssl.SSLError):  # the client may have gone: that is a test's affair
-            pieces = [body[:len(body) // 2], body[len(body) // 2:]]
-            for piece in pieces[:1] if fault in ("drop", "stall") else pieces:
-                self.wfile.write(piece)
-                self.loopback.sent[path] += len(piece)
-                if fault == "slow":
-                    time.sleep(0.5)
+        pieces = [body[:len(body) // 2], body[len(body) // 2:]]
+        for piece in pieces[:1] if fault in ("drop", "stall") else pieces:
+            self.wfile.write(piece)
+            self.loopback.sent[path] += len(piece)
+            if fault == "slow":
+                time.sleep(0.5)
         if fault == "stall":
             self.loopback.wait(60)
         if fault in ("drop", "stall"):

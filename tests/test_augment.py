@@ -3,12 +3,12 @@ import dataclasses
 import cv2
 import numpy as np
 import pytest
-from conftest import scene
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from augment import Geometry, augment_pair, composite, jitter_color, noise_field, sample_xray_params, xray_alpha_dense
 from config import DEFAULTS, load_config
+from conftest import scene
 
 CFG = load_config(DEFAULTS).augment
 PARAMS = sample_xray_params(CFG.xray, np.random.default_rng(0))

@@ -2,12 +2,12 @@ import re
 
 import pytest
 import yaml
-from conftest import ROOT, one_error_line, script
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cli import UserError
-from config import DEFAULTS, Config, _known_keys, dump_config, load_config, predict_size, select_metric
+from config import DEFAULTS, Config, _known_keys, dump_config, in_epoch, load_config, predict_size, select_metric
+from conftest import ROOT, one_error_line, script
 
 
 def fault(*overrides) -> str:
@@ -97,6 +97,21 @@ def test_defaults_follow_from_one_another():
 def test_selection_follows_what_the_network_learns():
     assert select_metric(load_config(DEFAULTS)) == "val_mse_dense"
     assert select_metric(load_config(DEFAULTS, ["augment.xray_p=0"])) == "val_mse"
+
+
+def test_a_network_without_weights_is_trained_by_another_recipe():
+    tuned, new = load_config(DEFAULTS).train, load_config(DEFAULTS, ["model.weights=null"]).train
+    assert (tuned.lr, tuned.warmup, tuned.schedule) == (5e-5, 0, "plateau")
+    assert (new.lr, new.warmup, new.schedule) == (1e-3, 0.05, "cosine")
+    assert load_config(DEFAULTS, ["model.weights=null", "train.lr=1e-4"]).train.lr == 1e-4
+
+
+def test_the_final_phase_has_its_own_crop_and_loss():
+    cfg = load_config(DEFAULTS, ["train.epochs=5", "train.final_epochs=2", "train.final_loss=mse",
+                                 "augment.final_crop=768"])
+    assert [in_epoch(cfg, epoch).augment.crop for epoch in range(5)] == [512, 512, 512, 768, 768]
+    assert in_epoch(cfg, 2).loss == cfg.loss
+    assert in_epoch(cfg, 3).loss.base == 1 and in_epoch(cfg, 3).loss.sides == in_epoch(cfg, 3).loss.edge == 0
 
 
 def test_the_saved_config_reads_back_the_same(tmp_path):

@@ -2,13 +2,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import scene, tiny, write_csv, write_pairs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from cli import UserError
 from config import DEFAULTS, load_config
+from conftest import scene, tiny, write_csv, write_pairs
 from dataset import TrainSet, ValidationSet, read_pairs
 from train import epoch_batches
 

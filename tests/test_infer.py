@@ -2,11 +2,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import one_error_line, scene, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import one_error_line, scene, script
 from images import read_rgb
 from predictor import TorchPredictor, from_square, to_square
 from submission import decode_alpha, read_rows

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import scene
 from scipy import ndimage
 
 from config import DEFAULTS, load_config
+from conftest import scene
 from losses import matting_loss
 
 WEIGHTS = load_config(DEFAULTS).loss
@@ -47,9 +47,18 @@ def test_terms_equal_a_naive_computation(dtype, tolerance):
     naive = naive_terms([output.double().numpy() for output in logits], target.double().numpy())
     for name, value in naive.items():
         assert terms[name].item() == pytest.approx(value, rel=tolerance), name
-    assert terms["total"].item() == pytest.approx(sum(w * naive[name] for name, w in WEIGHTS), rel=tolerance)
+    expected = sum(getattr(WEIGHTS, name) * value for name, value in naive.items())
+    assert terms["total"].item() == pytest.approx(expected, rel=tolerance)
     fused = 1 / (1 + np.exp(-logits[0].double().numpy()))
     assert terms["mse"].item() == pytest.approx(np.mean((fused - target.double().numpy()) ** 2), rel=tolerance)
+
+
+def test_side_outputs_count_as_much_as_their_weight_says():
+    logits, target = batch()
+    alone = [matting_loss((output,) * 7, target, WEIGHTS)["total"].item() for output in logits]
+    for sides in (0.0, 0.5):
+        weighted = matting_loss(logits, target, WEIGHTS.model_copy(update={"sides": sides}))["total"].item()
+        assert weighted == pytest.approx(np.average(alone, weights=[1] + [sides] * 6), rel=1e-9)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])

@@ -3,9 +3,9 @@ import json
 import cv2
 import numpy as np
 import pytest
-from conftest import scene
 
 import metrics
+from conftest import scene
 
 ALL = [metrics.mse, metrics.sad, metrics.grad, metrics.conn]
 

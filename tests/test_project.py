@@ -4,9 +4,9 @@ import re
 import subprocess
 
 import pytest
-from conftest import ROOT, script
 
 from config import DEFAULTS, load_config
+from conftest import ROOT, script
 
 SOURCES = sorted((ROOT / "src").glob("*.py"))
 SCRIPTS = [path for path in [*SOURCES, *sorted((ROOT / "scripts").glob("*.py"))] if "__main__" in path.read_text()]

@@ -5,7 +5,8 @@ from schedule import learning_rate
 
 
 def train(**values):
-    return load_config(DEFAULTS).train.model_copy(update={"lr": 1e-3, "min_lr": 1e-5, **values})
+    defaults = {"lr": 1e-3, "warmup": 0.0, "schedule": "plateau", "min_lr": 1e-5}
+    return load_config(DEFAULTS).train.model_copy(update={**defaults, **values})
 
 
 def test_plateau_waits_for_its_patience_then_falls_to_the_minimum():
@@ -23,6 +24,6 @@ def test_cosine_starts_at_lr_and_ends_at_min_lr():
 
 
 def test_warm_up_rises_linearly():
-    cfg = train(warmup_steps=4)
+    cfg = train(warmup=0.04)
     assert [learning_rate(cfg, step, 100, []) for step in range(5)] == pytest.approx(
         [2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])

@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, one_error_line, script, tiny, write_pairs
 
 import checkpoint
 from cli import OperationError
 from config import DEFAULTS, load_config
+from conftest import ROOT, one_error_line, script, tiny, write_pairs
 from device import pick_precision
 from images import read_rgb
 from train import epoch_batches, train, update_average
@@ -58,7 +58,8 @@ def test_a_run_leaves_the_run_folder_of_the_contract(run_dir):
 
 
 @pytest.mark.parametrize("more", [[], ["train.ema=0.9", "train.grad_clip=1", "train.schedule=cosine",
-                                       "train.warmup_steps=3", "train.workers=1"]], ids=["plain", "everything on"])
+                                       "train.warmup=0.5", "train.final_epochs=1", "train.final_loss=mse",
+                                       "augment.final_crop=32", "train.workers=1"]], ids=["plain", "everything on"])
 def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(pairs_csv, tmp_path, capsys, more):
     whole = run(pairs_csv, tmp_path / "whole", *more)
     for batch in (1, 2):  # in mid-epoch, then between the epoch's last step and its validation

@@ -4,8 +4,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
+from conftest import ROOT
 from u2net import U2Net, normalise
 
 GOLDEN = ROOT / "tests/golden"

@@ -1,0 +1,80 @@
+"""Source synthetic: pairs and a test set, drawn by code; needs no network.
+
+    python scripts/get_data.py data.source=synthetic data.synthetic.train=400
+
+The test set has a solution.csv of dense alphas, drawn as those of the hidden test are expected to be.
+"""
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from augment import sample_xray_params, xray_alpha_dense
+from cli import UserError
+from config import Config
+from pairs import Split, write_image
+from submission import SubmissionWriter, to_levels
+from synthetic import contact_sheet, draw_pair
+
+TEST_SIDE = 1024  # pixels, of the competition's test images
+SHEET_SIDE = 160  # pixels, of each picture on the sheet of all families
+# Where each split's scenes begin, so that no scene changes sides when a split grows.
+FIRST_SCENE = {"train": 0, "val": 1_000_000, "test": 2_000_000}
+PURPOSE = 4  # what a random generator is keyed by: [seed, purpose, …]
+
+
+def fetch(cfg: Config) -> Split:
+    """Pairs of cfg.data.synthetic.size and 1024² test images with their solution, drawn on all cores."""
+    started, wanted, split = time.perf_counter(), cfg.data.synthetic, {}
+    if cfg.data.test_dir.exists() and not cfg.data.solution_csv.exists():
+        raise UserError(f"{cfg.data.test_dir}: holds another test set; choose a data.root of its own")
+    for side, count in (("train", wanted.train), ("val", wanted.val)):
+        folder = cfg.data.root / "synthetic" / side
+        shutil.rmtree(folder, ignore_errors=True)
+        split[side] = list(parallel(partial(save_pair, cfg.seed, folder, wanted.size, FIRST_SCENE[side]), count, side))
+    shutil.rmtree(cfg.data.test_dir, ignore_errors=True)
+    with SubmissionWriter(cfg.data.solution_csv) as writer:
+        for index, alpha in enumerate(parallel(partial(save_test_image, cfg), wanted.test, "test")):
+            writer.write(str(index + 1), alpha)
+    write_image(cfg.data.root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed)[..., ::-1])
+    print(f"{cfg.data.root}: {wanted.train} training and {wanted.val} validation pairs of {wanted.size} px, "
+          f"{wanted.test} test images of {TEST_SIDE} px with {cfg.data.solution_csv.name}, "
+          f"in {time.perf_counter() - started:.0f} s; "
+          f"{cfg.data.root}/synthetic/sheet.png shows all families")
+    return split
+
+
+def save_pair(seed: int, folder: Path, size: int, first: int, index: int) -> tuple[Path, Path, str]:
+    """Draws one scene into images/ and alphas/ -> its two files and its family."""
+    rgb, alpha, family = draw_pair(seed, first + index, size)
+    name = f"{index:05d}_{family}"
+    files = folder / f"images/{name}.jpg", folder / f"alphas/{name}.png"
+    write_image(files[0], rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    write_image(files[1], to_levels(alpha))
+    return *files, family
+
+
+def save_test_image(cfg: Config, index: int) -> np.ndarray:
+    """Draws one test image into data.test_dir -> its true dense alpha (H,W)."""
+    rgb, alpha, _ = draw_pair(cfg.seed, FIRST_SCENE["test"] + index, TEST_SIDE)
+    write_image(cfg.data.test_dir / f"{index + 1}.png", rgb[..., ::-1])
+    rng = np.random.default_rng([cfg.seed, PURPOSE, index])
+    return xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng)
+
+
+def parallel(draw: Callable, count: int, name: str) -> Iterator:
+    """draw(0) … draw(count - 1) in order, on all cores."""
+    with ProcessPoolExecutor(initializer=start_worker) as pool:
+        yield from tqdm(pool.map(draw, range(count)), f"drawing {name}", count, unit="image", disable=None, leave=False)
+
+
+def start_worker() -> None:
+    cv2.setNumThreads(1)  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair
