@@ -13,7 +13,7 @@ DEMO := data.source=synthetic data.root=data/demo data.synthetic.train=320 data.
         train.batch_size=8 train.epochs=6 train.resume=never train.out_dir=outputs/demo $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data weights train infer score report tune test lint clean
+.PHONY: help setup demo data weights train infer score report tune ablate test lint clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,11 +54,14 @@ infer: setup  ## best checkpoint -> validated submission.csv (and PNG mattes, cu
 score: setup  ## MSE of submission.csv where the true alphas are known
 	$(PY) src/submit.py score $(ARGS)
 
-report: setup  ## the run as a picture
+report: setup  ## outputs/<run>/report.html: the run on one self-contained page
 	$(PY) src/report.py $(ARGS)
 
 tune: setup  ## post-processing that lowers the run's MSE, if any; infer.postprocess=tuned then applies it
 	$(PY) scripts/tune.py $(ARGS)
+
+ablate: setup  ## what each augmentation, loss term and option brings: ARGS="--budget 300 --seeds 3"
+	$(PY) scripts/ablate.py $(ARGS)
 
 test: $(VENV)/.ready-dev  ## the whole test suite
 	$(PY) -m pytest $(ARGS)

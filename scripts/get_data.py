@@ -30,7 +30,8 @@ def fetch(cfg: Config, source: str) -> Split:
 
 
 def main() -> None:
-    args = cli.parse(__doc__, switches={"check": "data.source=csv: report what is wrong with the pairs, write nothing"})
+    args = cli.parse(__doc__, options={
+        "check": (False, "data.source=csv: report what is wrong with the pairs, write nothing")})
     cfg = load_config(args.config, args.overrides)
     if args.check:
         if cfg.data.source != "csv":

@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from backgrounds import catalog_background, crop_of
 from cli import OperationError, UserError, written_whole
-from config import Config, Magick
+from config import Config
 from hub import Hub, NotThere
 from images import list_images, read_alpha
 from pairs import Split, hash_share, split_by_name, write_image
+from schema import Magick
 
 INDEX = "magick_index.tsv"
 SIDE = 1024  # pixels

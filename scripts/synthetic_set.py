@@ -19,6 +19,7 @@ from tqdm import tqdm
 from augment import sample_xray_params, xray_alpha_dense
 from cli import UserError
 from config import Config
+from images import list_images
 from pairs import Split, write_image
 from submission import SubmissionWriter, to_levels
 from synthetic import contact_sheet, draw_pair
@@ -32,28 +33,34 @@ PURPOSE = 4  # what a random generator is keyed by: [seed, purpose, …]
 
 def fetch(cfg: Config) -> Split:
     """Pairs of cfg.data.synthetic.size and 1024² test images with their solution, drawn on all cores."""
-    started, wanted, split = time.perf_counter(), cfg.data.synthetic, {}
-    if cfg.data.test_dir.exists() and not cfg.data.solution_csv.exists():
-        raise UserError(f"{cfg.data.test_dir}: holds another test set; choose a data.root of its own")
+    started, wanted, root, test_dir = time.perf_counter(), cfg.data.synthetic, cfg.data.root, cfg.data.test_dir
+    if test_dir.exists() and not cfg.data.solution_csv.exists():
+        raise UserError(f"{test_dir}: holds another test set; choose a data.root of its own")
+    draw = partial(draw_pair, cfg.seed, backgrounds=list_images(cfg.data.backgrounds_dir)[0]
+                   if cfg.data.backgrounds_dir else ())
+    split = {}
     for side, count in (("train", wanted.train), ("val", wanted.val)):
-        folder = cfg.data.root / "synthetic" / side
+        folder = root / "synthetic" / side
         shutil.rmtree(folder, ignore_errors=True)
-        split[side] = list(parallel(partial(save_pair, cfg.seed, folder, wanted.size, FIRST_SCENE[side]), count, side))
-    shutil.rmtree(cfg.data.test_dir, ignore_errors=True)
+        split[side] = list(parallel(partial(save_pair, draw, folder, wanted.size, FIRST_SCENE[side]), count, side))
+
+    part = test_dir.with_name(f".{test_dir.name}.part")  # the test set appears whole, after its solution
+    shutil.rmtree(part, ignore_errors=True)
     with SubmissionWriter(cfg.data.solution_csv) as writer:
-        for index, alpha in enumerate(parallel(partial(save_test_image, cfg), wanted.test, "test")):
+        for index, alpha in enumerate(parallel(partial(save_test_image, draw, part, cfg), wanted.test, "test")):
             writer.write(str(index + 1), alpha)
-    write_image(cfg.data.root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed)[..., ::-1])
-    print(f"{cfg.data.root}: {wanted.train} training and {wanted.val} validation pairs of {wanted.size} px, "
-          f"{wanted.test} test images of {TEST_SIDE} px with {cfg.data.solution_csv.name}, "
-          f"in {time.perf_counter() - started:.0f} s; "
-          f"{cfg.data.root}/synthetic/sheet.png shows all families")
+    shutil.rmtree(test_dir, ignore_errors=True)
+    part.rename(test_dir)
+    write_image(root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed)[..., ::-1])
+    print(f"{root}: {wanted.train} training and {wanted.val} validation pairs of {wanted.size} px, {wanted.test} test "
+          f"images of {TEST_SIDE} px with {cfg.data.solution_csv.name}, in {time.perf_counter() - started:.0f} s; "
+          f"all families: {root}/synthetic/sheet.png")
     return split
 
 
-def save_pair(seed: int, folder: Path, size: int, first: int, index: int) -> tuple[Path, Path, str]:
+def save_pair(draw: Callable, folder: Path, size: int, first: int, index: int) -> tuple[Path, Path, str]:
     """Draws one scene into images/ and alphas/ -> its two files and its family."""
-    rgb, alpha, family = draw_pair(seed, first + index, size)
+    rgb, alpha, family = draw(first + index, size)
     name = f"{index:05d}_{family}"
     files = folder / f"images/{name}.jpg", folder / f"alphas/{name}.png"
     write_image(files[0], rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
@@ -61,10 +68,10 @@ def save_pair(seed: int, folder: Path, size: int, first: int, index: int) -> tup
     return *files, family
 
 
-def save_test_image(cfg: Config, index: int) -> np.ndarray:
-    """Draws one test image into data.test_dir -> its true dense alpha (H,W)."""
-    rgb, alpha, _ = draw_pair(cfg.seed, FIRST_SCENE["test"] + index, TEST_SIDE)
-    write_image(cfg.data.test_dir / f"{index + 1}.png", rgb[..., ::-1])
+def save_test_image(draw: Callable, folder: Path, cfg: Config, index: int) -> np.ndarray:
+    """Draws one test image -> its true dense alpha (H,W)."""
+    rgb, alpha, _ = draw(FIRST_SCENE["test"] + index, TEST_SIDE)
+    write_image(folder / f"{index + 1}.png", rgb[..., ::-1])
     rng = np.random.default_rng([cfg.seed, PURPOSE, index])
     return xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from config import Augment, Xray
+from schema import Augment, Xray
 
 LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
 

@@ -31,17 +31,18 @@ class Stopped(Exception):
 
 
 def parse(doc: str, actions: Sequence[str] = (), arguments: Sequence[str] | None = None,
-          switches: Mapping[str, str] | None = None) -> argparse.Namespace:
-    """`--config`, one of `actions` (when there are any), --switches (name: help) and overrides.
+          options: Mapping[str, tuple[object, str]] | None = None) -> argparse.Namespace:
+    """`--config`, one of `actions` (when there are any), `options` (name: default, help) and overrides.
 
-    `doc` is the script's docstring.
+    `doc` is the script's docstring. An option whose default is False is a switch.
     """
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="config.yaml", help="YAML file with any of config.yaml's keys")
     if actions:
         parser.add_argument("action", choices=actions)
-    for name, meaning in (switches or {}).items():
-        parser.add_argument(f"--{name}", action="store_true", help=meaning)
+    for name, (default, meaning) in (options or {}).items():
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument(f"--{name}", help=meaning, **kind)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.epochs=3")
     return parser.parse_intermixed_args(arguments)
 

@@ -1,18 +1,17 @@
-"""config.yaml + `key=value` overrides -> one typed, frozen Config.
+"""config.yaml + `key=value` overrides -> one typed, frozen Config, and what follows from its settings.
 
-Values live in config.yaml alone; this file holds their types and ranges. A file given by --config may hold any
-subset of the keys: the rest come from config.yaml.
+A file given by --config may hold any subset of the keys: the rest come from config.yaml.
 """
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import ValidationError
 
 from cli import UserError
+from schema import Config, Loss, Section
 
-SOURCES = ("competition", "magick", "csv", "synthetic")
 DEFAULTS = Path(__file__).resolve().parent.parent / "config.yaml"
 
 # pydantic's words for these are about Python's types, not about a YAML file
@@ -20,187 +19,11 @@ PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a l
          "too_long": "should be a list of two numbers", "model_type": "should be a mapping of keys",
          "path_type": "should be a path", "string_pattern_mismatch": "is not of the form that config.yaml shows"}
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Sigma = Annotated[float, Field(ge=0.1, le=512)]
-Side = Annotated[int, Field(ge=32, le=16384)]
-
-
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError("the lower bound comes first")
-    return bounds
-
-
-def Range(low: float, high: float):
-    """A [low, high] pair within the given limits, lower bound first."""
-    number = Annotated[float, Field(ge=low, le=high)]
-    return Annotated[tuple[number, number], AfterValidator(_ordered)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _a_switch_is_no_number(cls, value, info: ValidationInfo):
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError("true/false is not allowed here")
-        return value
-
-
-def _known_sources(text: str) -> str:
-    names = text.split(",")
-    unknown = [name for name in names if name not in SOURCES]
-    if unknown:
-        raise ValueError(f"'{unknown[0]}' is no source; known are {', '.join(SOURCES)}, joined by commas")
-    if len(set(names)) < len(names):
-        raise ValueError("a source is named twice")
-    if {"competition", "synthetic"} <= set(names):
-        raise ValueError("competition and synthetic each bring a test set; choose one of them")
-    return text
-
-
-class Magick(Section):
-    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-    limit: Count
-    background: Literal["catalog", "folder", "none"]
-    nsfw: bool
-    workers: Annotated[int, Field(ge=1, le=64)]
-
-
-class Synthetic(Section):
-    train: Count
-    val: Count
-    test: Count
-    size: Annotated[int, Field(ge=64, le=4096)]
-
-
-class Data(Section):
-    root: Path
-    source: Annotated[str, AfterValidator(_known_sources)]
-    train_csv: Path | None
-    val_csv: Path | None
-    test_dir: Path | None
-    solution_csv: Path | None
-    sample_submission: Path | None
-    size: Side | None
-    limit: Count | None
-    on_error: Literal["fail", "skip"]
-    backgrounds_dir: Path | None
-    images_dir: Path | None
-    alphas_dir: Path | None
-    val_share: Annotated[float, Field(gt=0, lt=1)]
-    magick: Magick
-    synthetic: Synthetic
-
-
-class Xray(Section):
-    floor: Range(0, 1)
-    amp: Range(0, 1)
-    ceiling: Range(0, 1)
-    detail_k: Range(0, 10)
-    background: Range(0, 0.25)
-    background_noise: Annotated[float, Field(ge=0, le=0.25)]
-    background_sigma: Sigma
-    low_sigma: Sigma
-    thicken_sigma: Range(0.1, 64)
-    unsharp: Range(0, 4)
-
-
-class Augment(Section):
-    crop: Side
-    final_crop: Side | None
-    scale: Range(0.1, 4)
-    flip_p: Share
-    rotate_p: Share
-    rotate_deg: Annotated[float, Field(ge=0, le=45)]
-    color_p: Share
-    color_range: Range(0, 4)
-    background_p: Share
-    xray_p: Share
-    xray: Xray
-
-
-class Model(Section):
-    variant: Literal["u2netp", "u2net"]
-    weights: Path | None
-
-
-class Loss(Section):
-    base: NonNegative
-    object: NonNegative
-    thin: NonNegative
-    edge: NonNegative
-    background: NonNegative
-    sides: NonNegative
-
-
 MSE_ALONE = Loss(base=1, object=0, thin=0, edge=0, background=0, sides=0)
 
 # What train's `auto` means: fine-tuning must not undo what the weights know, a new network has a long way to go.
 RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
            "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine"}}
-
-
-class Train(Section):
-    out_dir: Path
-    epochs: Count
-    batch_size: Count
-    lr: Literal["auto"] | Positive
-    weight_decay: NonNegative
-    warmup: Literal["auto"] | Share
-    schedule: Literal["auto", "plateau", "cosine"]
-    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
-    plateau_patience: Annotated[int, Field(ge=0)]
-    min_lr: NonNegative
-    final_epochs: Annotated[int, Field(ge=0)]
-    final_loss: Literal["composite", "mse"]
-    ema: Annotated[float, Field(ge=0, le=0.99999)]
-    grad_clip: NonNegative
-    amp: Literal["auto", "bf16", "fp16", "fp32"]
-    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)]
-    resume: Literal["auto", "never"]
-    select_by: Literal["auto", "val_mse", "val_mse_dense"]
-    save_minutes: Positive
-    max_hours: Positive | None
-    samples: Annotated[int, Field(ge=0, le=64)]
-
-
-class Kaggle(Section):
-    competition: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
-
-
-class Weights(Section):
-    url: Annotated[str, Field(pattern=r"^https?://")] | None
-
-
-class Infer(Section):
-    images: Path | None
-    weights: Path | None
-    submission: Path | None
-    size: Side | None
-    batch_size: Count
-    tta: Literal["none", "flip"]
-    postprocess: Literal["none", "tuned"]
-    backend: Literal["torch"]
-    precision: Literal["auto", "bf16", "fp16", "fp32"]
-    png_dir: Path | None
-    cutout_dir: Path | None
-
-
-class Config(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    data: Data
-    augment: Augment
-    model: Model
-    loss: Loss
-    train: Train
-    kaggle: Kaggle
-    weights: Weights
-    infer: Infer
 
 
 def load_config(path: str | Path = "config.yaml", overrides=()) -> Config:

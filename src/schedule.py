@@ -2,7 +2,7 @@
 import math
 from collections.abc import Sequence
 
-from config import Train
+from schema import Train
 
 IMPROVEMENT = 1e-4  # relative; less than this counts as none
 
