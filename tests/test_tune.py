@@ -1,0 +1,127 @@
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+
+import tune
+from augment import sample_xray_params, xray_alpha_dense
+from cli import UserError
+from config import DEFAULTS, load_config
+from conftest import one_error_line, scene, script
+from images import read_rgb
+from infer import infer
+from postprocess import NONE, Setting, load_tuned
+from submission import decode_alpha, read_rows
+
+XRAY = load_config(DEFAULTS).augment.xray
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """(rgb, alpha, target) of 12 small scenes."""
+    return [(rgb, alpha, xray_alpha_dense(rgb, alpha, sample_xray_params(XRAY, rng), rng))
+            for rgb, alpha, rng in ((*scene(64, seed), np.random.default_rng(seed)) for seed in range(12))]
+
+
+def predicted(samples, distort=lambda target: target, noise=0.02):
+    """The dense targets as a network might predict them: distorted and, in smooth blotches, off."""
+    rng = np.random.default_rng(5)
+    return [np.clip(distort(target) + noise * rng.standard_normal() + noise * rng.standard_normal(target.shape), 0, 1)
+            .astype(np.float16) for _, _, target in samples]
+
+
+def by_candidate(samples, preds, metric="val_mse_dense", seed=42):
+    return {result.candidate: result for result in tune.search(samples, preds, metric, seed)}
+
+
+def test_a_known_gamma_distortion_is_found_and_accepted(samples):
+    results = by_candidate(samples, predicted(samples, lambda target: target**1.7, 0.01))
+    gamma = results["gamma"]
+    assert gamma.verdict == "helps" and gamma.high < 0
+    assert gamma.setting.parameters["exponent"] == pytest.approx(1 / 1.7, rel=0.05)
+    assert gamma.after[0] < 0.3 * gamma.before[0] and gamma.swapped < 0
+    setting, evidence = tune.choose(list(results.values()))
+    assert setting.name in ("gamma", "affine") and evidence["interval"][1] < 0
+
+
+def test_what_is_off_at_random_is_not_recalibrated(samples):
+    results = by_candidate(samples, predicted(samples, noise=0.03))
+    assert results["gamma"].verdict != "helps" and results["affine"].verdict != "helps"
+
+
+def test_removing_the_background_hurts_dense_targets_and_helps_near_binary_ones(samples):
+    preds = predicted(samples, noise=0.005)
+    dense, binary = by_candidate(samples, preds), by_candidate(samples, preds, "val_mse")
+    whole = "whole background to 0"
+    assert (dense[whole].verdict, binary[whole].verdict) == ("hurts", "helps")
+    # Each search reports the other truth too.
+    assert dense[whole].before == binary[whole].before[::-1] and dense[whole].after == binary[whole].after[::-1]
+    # The support of .05 lies below a dense background: the whole image is one component.
+    assert dense[tune.THE_ORIGINAL].verdict == "no effect"
+
+
+def test_the_halves_depend_on_the_seed_alone(samples):
+    preds = predicted(samples)
+    assert tune.search(samples, preds, "val_mse", 1) == tune.search(samples, preds, "val_mse", 1)
+    assert by_candidate(samples, preds)["gamma"].before != by_candidate(samples, preds, seed=1)["gamma"].before
+
+
+@pytest.mark.parametrize("count", [4, 10, 40])
+def test_an_interval_misses_the_true_mean_about_as_often_as_it_says(count):
+    changes = np.random.default_rng(0).standard_normal((1000, count))
+    low, high = tune.intervals(changes, 0)
+    # 5 % is the promise; the plain percentile bootstrap misses 20 % with 4 images.
+    assert 0.02 < ((low > 0) | (high < 0)).mean() < 0.085
+
+
+def test_of_the_accepted_the_one_that_was_best_where_it_was_fitted_is_chosen():
+    def result(name, high, fit_change):
+        return tune.Result(name, Setting(name), (0.02, 0.1), (0.01, 0.1), -0.01, -0.02, high, fit_change, -0.01)
+
+    results = [result("gamma", -0.001, -0.01), result("affine", -0.001, -0.02), result("guided", 0.001, -0.03)]
+    assert tune.choose(results)[0] == Setting("affine")
+    assert tune.choose(results[2:])[0] == NONE
+
+
+@pytest.fixture
+def run_copy(run_dir, tmp_path):
+    """A run folder of its own: tune and infer write into it."""
+    return shutil.copytree(run_dir, tmp_path / "run")
+
+
+def test_the_command_measures_a_run_and_infer_applies_the_result(run_copy, pairs_csv, capsys):
+    cfg = load_config(DEFAULTS, [f"train.out_dir={run_copy}", f"infer.images={pairs_csv.parent}",
+                                 "infer.postprocess=tuned"])
+    with pytest.raises(UserError, match=r"postprocess\.yaml: .*make tune"):
+        infer(cfg)
+    result = script("scripts/tune.py", f"train.out_dir={run_copy}")
+    assert result.returncode == 0, result.stderr
+    assert "the original's components: " in result.stdout and "chosen: " in result.stdout
+    assert all(candidate in result.stdout for candidate in tune.GRIDS)
+    assert read_rgb(run_copy / "tune.png").shape[1] > 800
+
+    # Whatever was chosen: another setting in its place is what infer must follow.
+    tuned = yaml.safe_load((run_copy / "postprocess.yaml").read_text())
+    tuned |= {"name": "affine", "parameters": {"scale": 0.0, "offset": 0.4}}
+    (run_copy / "postprocess.yaml").write_text(yaml.safe_dump(tuned, sort_keys=False))
+    infer(cfg)
+    assert "post-processing affine scale=0.0 offset=0.4" in capsys.readouterr().out
+    assert all((decode_alpha(text) == 102).all() for _, _, text in read_rows(run_copy / "submission.csv"))
+
+
+def test_three_images_are_too_little_evidence(run_copy, capsys):
+    tune.tune(of_run(run_copy, "data.limit=3"))
+    assert "too little evidence" in capsys.readouterr().out
+    assert load_tuned(run_copy / "best.pth") == NONE
+
+
+def test_a_folder_without_a_run_is_named(run_copy):
+    assert "make train" in one_error_line(script("scripts/tune.py", "train.out_dir=nowhere"), 2)
+    (run_copy / "best.pth").unlink()
+    with pytest.raises(UserError, match=r"best\.pth"):
+        tune.tune(of_run(run_copy))
+
+
+def of_run(folder, *overrides):
+    return tune.of_run(load_config(DEFAULTS, [f"train.out_dir={folder}"]), overrides)
