@@ -8,9 +8,10 @@ PY   := $(VENV)/bin/python
 # The demo trains from nothing in about two minutes on two CPU cores: on pictures of 128 px, the lengths of the dense
 # alpha scaled with them. It predicts at 128 px too; its mattes are returned at the test images' 1024 px.
 DEMO := data.source=synthetic data.root=data/demo data.synthetic.train=400 data.synthetic.val=24 data.synthetic.test=8 \
-        data.synthetic.size=128 data.size=128 augment.crop=112 augment.scale=[0.88,1] augment.xray_p=1 \
+        data.synthetic.size=128 train.out_dir=outputs/demo $(ARGS)
+DEMO_TRAIN := $(DEMO) data.size=128 augment.crop=112 augment.scale=[0.88,1] augment.xray_p=1 \
         augment.xray.low_sigma=1.25 augment.xray.background_sigma=8 model.weights=null train.lr=3.0e-3 \
-        train.batch_size=8 train.epochs=4 train.resume=never train.out_dir=outputs/demo $(ARGS)
+        train.batch_size=8 train.epochs=4 train.resume=never
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo data weights train infer score report tune ablate test lint clean
@@ -32,7 +33,7 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 
 demo: setup  ## data, training, inference, score and picture in one go, with no network
 	$(PY) scripts/get_data.py $(DEMO)
-	$(PY) src/train.py $(DEMO)
+	$(PY) src/train.py $(DEMO_TRAIN)
 	$(PY) src/infer.py $(DEMO)
 	$(PY) src/submit.py validate $(DEMO)
 	$(PY) src/submit.py score $(DEMO)
