@@ -92,10 +92,10 @@ def test_none_changes_sides_when_pairs_are_added(tmp_path):
 
 def test_splits_are_the_union_and_move_with_the_root(tmp_path):
     inside, outside = tmp_path / "data/magick/a.png", tmp_path / "b.png"
-    write_splits(tmp_path / "data", [{"train": [(inside, inside)], "val": []},
+    write_splits(tmp_path / "data", [{"train": [(inside, inside, "fur")], "val": []},
                                      {"train": [], "val": [(outside, outside)]}])
     rows = [list(csv.reader((tmp_path / f"data/splits/{side}.csv").open()))[1] for side in ("train", "val")]
-    assert rows == [["../magick/a.png"] * 2, [str(outside)] * 2]
+    assert rows == [["../magick/a.png", "../magick/a.png", "fur"], [str(outside), str(outside), ""]]
     with pytest.raises(UserError, match=r"val.csv: no pair is left"):
         write_splits(tmp_path / "data", [{"train": [(inside, inside)], "val": []}])
 
