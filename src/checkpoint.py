@@ -1,17 +1,23 @@
 """Weights and training state on disk: saved whole or not at all, loaded without running any code in the file."""
 import pickle
+import shutil
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from cli import UserError, written_whole
+from cli import OperationError, UserError, brief, written_whole
 
 
 def save(path: str | Path, state: dict) -> None:
     """Tensors and plain values only, so that load() can read it back."""
-    with written_whole(path) as part:
-        torch.save(state, part)
+    try:
+        with written_whole(path) as part:
+            torch.save(state, part)
+    except RuntimeError as error:  # torch's writer hides the system's error
+        free = shutil.disk_usage(Path(path).parent).free
+        raise OperationError(f"{path}: cannot be written, {free / 1e6:.0f} MB are free there; make room and run the "
+                             f"same command again ({brief(error)})") from None
 
 
 def load(path: str | Path) -> dict:

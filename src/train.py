@@ -92,8 +92,8 @@ def prepare(cfg: Config, device: torch.device, precision: str) -> Run:
     if resumes:
         for key, (then, now) in run.resume().items():
             print(f"changed {key}: {then} -> {now}")
-        print(f"model   {cfg.model.variant}, resumed from {run.last}: epoch {run.progress.epoch + 1}, "
-              f"batch {run.progress.batch + 1} of the earlier run comes next")
+        print(f"model   {cfg.model.variant}, resumed from {run.last} in epoch {run.progress.epoch + 1}, "
+              f"after {run.progress.batch} batches")
     else:
         run.start_anew()
         print(f"model   {cfg.model.variant} from {cfg.model.weights or 'nothing (model.weights: null)'}: "

@@ -1,5 +1,6 @@
 import csv
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def test_a_signal_finishes_the_step_saves_and_the_next_call_goes_on(pairs_csv, t
     assert "Traceback" not in said
     epoch = checkpoint.load(tmp_path / "last.pth")["progress"]["epoch"]
     result = script("src/train.py", *tiny(pairs_csv, tmp_path, f"train.epochs={epoch + 1}"))
-    assert result.returncode == 0 and f"epoch {epoch + 1}, batch" in result.stdout, result.stderr
+    assert result.returncode == 0 and f"in epoch {epoch + 1}, after" in result.stdout, result.stderr
 
 
 def test_after_kill_9_the_run_resumes(pairs_csv, tmp_path):
@@ -149,6 +150,15 @@ def test_a_users_mistakes_end_with_2_and_one_line(pairs_csv, tmp_path):
     line = one_error_line(script("src/train.py", *tiny(pairs_csv, tmp_path / "run", f"model.weights={half}")), 2)
     assert "half.png" in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_ends_with_1_and_one_line_and_leaves_nothing_half_written(pairs_csv, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    result = script("src/train.py", *tiny(pairs_csv, tmp_path), preexec_fn=limit)
+    assert "last.pth: cannot be written" in one_error_line(result, 1)
+    assert not [*tmp_path.glob("*.pth"), *tmp_path.glob(".*")]
 
 
 def test_an_epoch_uses_each_image_once_in_an_order_of_its_own(pairs_csv, tmp_path):
