@@ -14,10 +14,10 @@ DEMO_TRAIN := $(DEMO) data.size=128 augment.crop=112 augment.scale=[0.88,1] augm
         train.batch_size=8 train.epochs=4 train.resume=never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data weights train infer score report tune ablate test lint clean
+.PHONY: help setup demo data weights train infer score submit kernel-build kernel-test kernel-push report tune ablate test lint clean
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## the virtual environment; every target sees to it by itself
 
@@ -55,6 +55,18 @@ infer: setup  ## best checkpoint -> validated submission.csv (and PNG mattes, cu
 score: setup  ## MSE of submission.csv where the true alphas are known
 	$(PY) src/submit.py score $(ARGS)
 
+submit: setup  ## uploads submission.csv, waits for its public score, records it in outputs/submissions.csv
+	$(PY) src/submit.py upload $(ARGS)
+
+kernel-build: setup  ## the Kaggle kernel: one script in build/kernel/, weights and settings in build/dataset/
+	$(PY) scripts/kernel.py build $(ARGS)
+
+kernel-test: kernel-build  ## runs it here as Kaggle would: offline, in a tree of its own, without this repository
+	$(PY) scripts/kernel.py test $(ARGS)
+
+kernel-push: kernel-test  ## uploads both, follows the run on Kaggle to its end, fetches and validates its submission.csv
+	$(PY) scripts/kernel.py push $(ARGS)
+
 report: setup  ## outputs/<run>/report.html: the run on one self-contained page
 	$(PY) src/report.py $(ARGS)
 
@@ -64,8 +76,8 @@ tune: setup  ## post-processing that lowers the run's MSE, if any; infer.postpro
 ablate: setup  ## what each augmentation, loss term and option brings: ARGS="--budget 300 --seeds 3"
 	$(PY) scripts/ablate.py $(ARGS)
 
-test: $(VENV)/.ready-dev  ## the whole test suite
-	$(PY) -m pytest $(ARGS)
+test: $(VENV)/.ready-dev  ## the whole test suite, on all cores
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto $(ARGS)
 
 lint: $(VENV)/.ready-dev  ## ruff
 	$(VENV)/bin/ruff check .

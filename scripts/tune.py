@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 import cli
 import metrics
-from cli import UserError, written_whole
-from config import Config, load_config, select_metric
+from cli import written_whole
+from config import Config, load_run, select_metric
 from dataset import ValidationSet, read_pairs
 from postprocess import (
     NONE,
@@ -226,18 +226,9 @@ def save_intervals(path: Path, results: Sequence[Result], title: str) -> None:
         figure.savefig(part, dpi=110)
 
 
-def of_run(cfg: Config, overrides: Sequence[str]) -> Config:
-    """The settings that the run in cfg.train.out_dir was made with, `overrides` on top, its best.pth as the weights."""
-    out_dir = cfg.train.out_dir
-    if not (out_dir / "config.yaml").exists():
-        raise UserError(f"{out_dir}: no run there (no config.yaml); `make train` makes one, train.out_dir names it")
-    cfg = load_config(out_dir / "config.yaml", overrides)
-    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": out_dir / "best.pth"})})
-
-
 def main() -> None:
     args = cli.parse(__doc__)
-    tune(of_run(load_config(args.config, args.overrides), args.overrides))
+    tune(load_run(args.config, args.overrides))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 A file given by --config may hold any subset of the keys: the rest come from config.yaml.
 """
 import difflib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,32 @@ def load_config(path: str | Path = "config.yaml", overrides=()) -> Config:
     return _follow(cfg)
 
 
+def load_run(path: str | Path, overrides=()) -> Config:
+    """The config that the run in train.out_dir was trained with, overrides on top; weights and submission are its own.
+
+    UserError when there is no run, or one that another version has trained.
+    """
+    out_dir = load_config(path, overrides).train.out_dir
+    saved = out_dir / "config.yaml"
+    if not saved.exists():
+        raise UserError(f"{out_dir}: is no run folder (it has no config.yaml); set train.out_dir to one, "
+                        "`make train` fills it")
+    own = {"train.out_dir": out_dir, "infer.weights": out_dir / "best.pth",
+           "infer.submission": out_dir / "submission.csv"}
+    try:
+        return load_config(saved, [*(f"{key}={json.dumps(str(value))}" for key, value in own.items()), *overrides])
+    except UserError as error:  # the overrides are known to be right: it is the run's file, of another version
+        raise UserError(f"{saved}: {error}") from None
+
+
+def flat(values: dict, prefix: str = "") -> dict[str, object]:
+    """Nested sections -> one level, keys joined by dots."""
+    pairs = {}
+    for key, value in values.items():
+        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return pairs
+
+
 def dump_config(cfg: Config) -> str:
     """The resolved config as YAML, readable by `--config`."""
     return yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
@@ -58,6 +85,15 @@ def select_metric(cfg: Config) -> str:
 def official_weights(variant: str) -> Path:
     """Where `make weights` puts the official weights of a model.variant."""
     return Path("weights") / f"{variant}.pth"
+
+
+def sample_submission(cfg: Config) -> Path | None:
+    """The one that is set; else, for the competition's own test folder, the one found beside it."""
+    if cfg.data.sample_submission or cfg.infer.images != cfg.data.test_dir:
+        return cfg.data.sample_submission
+    folders = (cfg.data.test_dir.parent, cfg.data.root)
+    found = (folder / f"{kind}_submission.csv" for folder in folders for kind in ("sample", "example"))
+    return next((path for path in found if path.exists()), None)
 
 
 def in_epoch(cfg: Config, epoch: int) -> Config:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import cli
 from cli import UserError, written_whole
-from config import Config, load_config
+from config import Config, load_config, sample_submission
 from foreground import estimate_foreground
 from images import list_images, read_rgb
 from postprocess import NONE, apply, load_tuned
@@ -61,15 +61,6 @@ def ordered_images(cfg: Config) -> list[Path]:
         raise UserError(f"{sample}: its names are not those of {cfg.infer.images} ({', '.join(odd[:3]) or 'doubled'}); "
                         "set data.sample_submission to the right file")
     return [by_name[name] for name in names]
-
-
-def sample_submission(cfg: Config) -> Path | None:
-    """The one that is set; else, for the competition's own test folder, the one found beside it."""
-    if cfg.data.sample_submission or cfg.infer.images != cfg.data.test_dir:
-        return cfg.data.sample_submission
-    folders = (cfg.data.test_dir.parent, cfg.data.root)
-    found = (folder / f"{kind}_submission.csv" for folder in folders for kind in ("sample", "example"))
-    return next((path for path in found if path.exists()), None)
 
 
 def read_ahead(paths: list[Path], ahead: int = 2) -> Iterator[tuple[Path, np.ndarray]]:

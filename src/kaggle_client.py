@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -20,15 +21,17 @@ TRIES, PAUSE = 2, 2  # a call that only reads is made again after PAUSE seconds 
 NO_CREDENTIALS = re.compile(r"Authentication required|\b401\b")
 TROUBLE = re.compile(r"\b5\d\d Server Error|connection|max retries|timed? ?out|no answer", re.IGNORECASE)
 UNKNOWN = re.compile(r"\b404\b|not found", re.IGNORECASE)
+PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\n?", re.MULTILINE)
+SILENT = -1  # the exit code of a call that was stopped for its silence
 
 
-def read_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None) -> str:
+def read_kaggle(*arguments: str, **how) -> str:
     """stdout of a call that changes nothing at Kaggle. OperationError says what went wrong and what to do.
 
-    `progress()` is asked several times a second; each new value of it is a sign of life.
+    `how`: run_kaggle's keywords.
     """
     for attempt in range(1, TRIES + 1):
-        code, out, err = run_kaggle(*arguments, progress=progress)
+        code, out, err = run_kaggle(*arguments, **how)
         if code == 0:
             return out
         # Without an answer the user has waited long enough; other trouble may have passed by now.
@@ -37,26 +40,42 @@ def read_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None) 
         time.sleep(PAUSE)
 
 
-def run_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of one call."""
+def run_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None,
+               heard: Callable[[str], object] = lambda text: None, patience: float | None = None,
+               program: str | None = None) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr without progress bars) of one call; exit code SILENT: stopped, its fate unknown.
+
+    `progress()` is asked several times a second; each new value of it is a sign of life, as is all that the client
+    prints, which `heard(stderr so far)` can show. The client is stopped after `patience` seconds without one (None:
+    PATIENCE). `program` is Python run in place of the client's own commands, for what only its library can say.
+    """
     # VERBOSE makes the client print the Authorization header.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VERBOSE")}
-    with subprocess.Popen([sys.executable, "-m", "kaggle", "-W", *arguments], text=True, env=environment,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = [sys.executable, *(["-c", program] if program else ["-m", "kaggle", "-W"]), *arguments]
+    with (tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err,
+          subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err) as process):
         try:
-            first = last = progress()
+            first = last = progress(), 0
             alive = time.monotonic()
-            while time.monotonic() - alive < PATIENCE:
+            while time.monotonic() - alive < (patience or PATIENCE):
                 try:
-                    out, err = process.communicate(timeout=0.2)
-                    return process.returncode, out, err
+                    code = process.wait(timeout=0.2)
+                    return code, _text(out), PROGRESS_BAR.sub("", _text(err))
                 except subprocess.TimeoutExpired:
-                    now = progress()
+                    now = progress(), len(_text(out) + _text(err))
+                    heard(_text(err))
                 if now != last:
                     last, alive = now, time.monotonic()
         finally:
             process.kill()  # also when Ctrl-C or an error ends the wait
-    return 1, "", f"the connection stalled for {PATIENCE} s" if last != first else f"no answer within {PATIENCE} s"
+    silence = f"{patience or PATIENCE:g} s"
+    return SILENT, "", f"the connection stalled for {silence}" if last != first else f"no answer within {silence}"
+
+
+def _text(file) -> str:
+    # pread leaves the position alone, which the client shares as it writes.
+    text = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
+    return text.replace("\r", "\n")
 
 
 def explain(out: str, err: str) -> str:
@@ -64,11 +83,15 @@ def explain(out: str, err: str) -> str:
     if NO_CREDENTIALS.search(out + err):
         return ("Kaggle knows no valid credentials: create a token at https://www.kaggle.com/settings/api and set "
                 "KAGGLE_API_TOKEN to it, or save it as ~/.kaggle/access_token")
-    last_line = (err.strip() or out.strip() or "no message").splitlines()[-1]
-    words = brief(re.sub(r"\?\S+", "?…", last_line))  # links to Kaggle's storage carry a signature
+    words = last_words(out, err)
     if TROUBLE.search(err):
         return f"Kaggle cannot be reached or is in trouble; check the network and try again ({words})"
     if UNKNOWN.search(err):
         return f"Kaggle knows no such name; compare kaggle.competition with the site's address ({words})"
     return ("Kaggle refused: accept the rules on the competition's Rules page with this account, "
             f"and check the spelling of kaggle.competition ({words})")
+
+
+def last_words(out: str, err: str) -> str:
+    """The client's own, on one short line. Links to Kaggle's storage carry a signature: it is cut off."""
+    return brief(re.sub(r"\?\S+", "?…", (err.strip() or out.strip() or "no message").splitlines()[-1]))

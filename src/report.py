@@ -16,7 +16,7 @@ import torch
 
 import cli
 from cli import UserError, written_whole
-from config import DEFAULTS, Config, dump_config, load_config, select_metric, with_predict_size
+from config import DEFAULTS, Config, dump_config, flat, load_config, load_run, select_metric, with_predict_size
 from dataset import ValidationSet, read_pairs
 from images import list_images, read_rgb, resize_longer_side
 from pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
@@ -44,21 +44,6 @@ def report(cfg: Config) -> None:
         print(f"panels   {pictures['pictures_note']}")
     if "errors" in test:
         print(f"picture  {save_test_picture(cfg, test)}")
-
-
-def load_run(config: str | Path, overrides: list[str]) -> Config:
-    """The config that the run was trained with, overrides on top; its checkpoint and submission in its folder."""
-    out_dir = load_config(config, overrides).train.out_dir
-    if not (out_dir / "config.yaml").exists():
-        raise UserError(f"{out_dir}: is no run folder (it has no config.yaml); set train.out_dir to one, "
-                        "`make train` fills it")
-    own = {"train.out_dir": out_dir, "infer.weights": out_dir / "best.pth",
-           "infer.submission": out_dir / "submission.csv"}
-    try:
-        return load_config(out_dir / "config.yaml",
-                           [*(f"{key}={json.dumps(str(path))}" for key, path in own.items()), *overrides])
-    except UserError as error:  # the overrides are known to be right: it is the run's file, of another version
-        raise UserError(f"{out_dir / 'config.yaml'}: {error}") from None
 
 
 def read_run(out_dir: Path) -> dict:
@@ -163,14 +148,6 @@ def changed(cfg: Config) -> dict[str, object]:
             overrides[key] = value
             reached = resolved()
     return overrides
-
-
-def flat(values: dict, prefix: str = "") -> dict[str, object]:
-    """Nested sections -> one level, keys joined by dots."""
-    pairs = {}
-    for key, value in values.items():
-        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return pairs
 
 
 def environment(cfg: Config, predict: Predictor) -> dict[str, str]:

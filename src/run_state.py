@@ -8,7 +8,7 @@ from torch import nn
 
 import checkpoint
 from cli import UserError, written_whole
-from config import Config, dump_config, select_metric
+from config import Config, dump_config, flat, select_metric
 from pictures import save_curves
 
 COLUMNS = ["epoch", "train_loss", "train_mse", "val_mse", "val_mse_dense", "val_sad", "val_grad", "val_conn", "lr",
@@ -82,7 +82,7 @@ class Run:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{self.last}: holds no state to resume from ({error}); "
                             "set train.resume=never to start anew") from None
-        then, now = _flat(state["config"]), _flat(self.cfg.model_dump(mode="json"))
+        then, now = flat(state["config"]), flat(self.cfg.model_dump(mode="json"))
         return {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
 
     def start_anew(self) -> None:
@@ -113,10 +113,3 @@ class Run:
             rows.writeheader()
             rows.writerows(history)
         save_curves(self.cfg.train.out_dir / "curves.png", history)
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, object]:
-    flat = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

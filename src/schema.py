@@ -150,6 +150,18 @@ class Train(Section):
 
 class Kaggle(Section):
     competition: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
+    dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
+    kernel: Annotated[str, Field(pattern=r"^\w[\w-]*/[a-z0-9][a-z0-9-]*$")] | None
+    message: Annotated[str, Field(min_length=1, max_length=500)] | None
+    wait: NonNegative
+
+
+class Kernel(Section):
+    mode: Literal["infer", "train"]
+    format: Literal["script"]
+    owner: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")] | None
+    title: str
+    max_hours: Annotated[float, Field(gt=0, le=12)]
 
 
 class Weights(Section):
@@ -178,5 +190,6 @@ class Config(Section):
     loss: Loss
     train: Train
     kaggle: Kaggle
+    kernel: Kernel
     weights: Weights
     infer: Infer

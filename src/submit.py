@@ -1,18 +1,41 @@
-"""A finished submission.csv: is it valid, and how good is it?
+"""A finished submission.csv: is it valid, how good is it, and onto the leaderboard with it.
 
-    python src/submit.py validate      # names and sizes against the test folder
+    python src/submit.py validate      # names and sizes against the test folder or the sample submission
     python src/submit.py score         # MSE against data.solution_csv, where the true alphas are known
+    python src/submit.py upload        # validates, submits to kaggle.competition, waits for the public score
+    python src/submit.py wait          # waits for scores that were still pending when `upload` ended
+    python src/submit.py history       # outputs/submissions.csv: all that was submitted, the best first
 """
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import cli
-from config import Config, load_config
+import leaderboard
+from cli import OperationError, Stopped, UserError
+from config import Config, load_config, sample_submission
 from images import list_images, read_shape
-from submission import baselines, score, validate
+from kaggle_client import read_kaggle
+from kaggle_submissions import Submission, await_end, error_description, list_submissions, page, remaining_today, send
+from submission import baselines, read_rows, score, validate
+
+TEST_SHAPE = (1024, 1024)  # (H,W) of the competition's test images, where they are not here to be measured
+# The client's commands do not tell a kernel's version; its library does.
+KERNEL_VERSION = """
+import sys
+from kaggle import api
+from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
+request = ApiGetKernelRequest()
+request.user_name, request.kernel_slug = sys.argv[1].split("/")
+with api.build_kaggle_client() as kaggle:
+    print(kaggle.kernels.kernels_api_client.get_kernel(request).metadata.current_version_number)
+"""
 
 
 def run_validate(cfg: Config) -> None:
-    shapes = {path.stem: read_shape(path) for path in list_images(cfg.infer.images)[0]}
-    rows = validate(cfg.infer.submission, list(shapes), shapes)
-    print(f"{cfg.infer.submission}: valid, {rows} rows for {cfg.infer.images}")
+    print(f"{cfg.infer.submission}: valid, {validated(cfg)} rows")
 
 
 def run_score(cfg: Config) -> None:
@@ -24,7 +47,132 @@ def run_score(cfg: Config) -> None:
         print(f"{name:<60} {mse:.6f} {mse * 255**2:9.2f}")
 
 
-ACTIONS = {"validate": run_validate, "score": run_score}
+def run_upload(cfg: Config) -> None:
+    competition = slug(cfg)
+    sending = None if cfg.kaggle.kernel else file_to_send(cfg)
+    run = run_numbers(cfg.infer.weights)
+    message = cfg.kaggle.message or describe(run)
+    before = list_submissions(competition)  # also shows, before anything is sent, that credentials and slug are right
+    leaderboard.update(before)
+    what, shown = sending or kernel_to_send(cfg.kaggle.kernel)
+    print(f"{shown}\nto {competition}, with the message '{message}'", flush=True)
+    if sys.stdout.isatty() and (left := remaining_today(competition)):
+        print(f"submissions left today: {left}")
+    try:
+        new = send(competition, what, message, (each.reference for each in before))
+    except KeyboardInterrupt:
+        raise Stopped(f"interrupted; whether it was submitted shows on {page(competition)}", signal.SIGINT) from None
+    print(f"submitted: reference {new.reference}", flush=True)
+    leaderboard.record(new, run)
+    follow(cfg, competition, new)
+
+
+def run_wait(cfg: Config) -> None:
+    competition = slug(cfg)
+    waiting = {row["reference"] for row in leaderboard.read() if row["status"] == "pending"}
+    pending = [each for each in list_submissions(competition) if each.reference in waiting]
+    if not pending:
+        print(f"{leaderboard.PATH}: no submission to {competition} is waiting for its score")
+    for each in reversed(pending):  # the oldest first
+        follow(cfg, competition, each)
+
+
+def run_history(cfg: Config) -> None:
+    rows = leaderboard.read()
+    if not rows:
+        print(f"{leaderboard.PATH}: nothing was submitted yet; `make submit` does it")
+        return
+    print(leaderboard.table(leaderboard.ranked(rows)))
+    correlation, count = leaderboard.rank_correlation(rows)
+    if correlation is not None:
+        print(f"rank correlation of val_mse_dense and the public score: {correlation:+.2f} over {count} submissions")
+
+
+def slug(cfg: Config) -> str:
+    if cfg.kaggle.competition is None:
+        raise UserError("kaggle.competition is not set: give the last part of the competition's address, "
+                        "kaggle.competition=<slug>")
+    return cfg.kaggle.competition
+
+
+def validated(cfg: Config) -> int:
+    """Number of rows of cfg.infer.submission, after holding it against the test folder and the sample submission."""
+    sample, folder = sample_submission(cfg), cfg.infer.images
+    names = [name for _, name, _ in read_rows(sample)] if sample else None
+    if names is not None and not folder.is_dir():
+        return validate(cfg.infer.submission, names, TEST_SHAPE)
+    shapes = {path.stem: read_shape(path) for path in list_images(folder)[0]}
+    if names is not None and set(names) != set(shapes):
+        odd = min(set(names) ^ set(shapes))
+        raise UserError(f"{sample}: its names are not those of {folder} ({odd}); set data.sample_submission or "
+                        "infer.images to the right one")
+    return validate(cfg.infer.submission, list(shapes), shapes)
+
+
+def run_numbers(weights: Path) -> dict[str, str]:
+    """run, epoch, val_mse and val_mse_dense of these weights, as far as their file says."""
+    import checkpoint  # here, since the other actions need not wait seconds for torch
+
+    metrics = checkpoint.load(weights).get("metrics", {}) if weights.exists() else {}
+    known = {name: f"{metrics[name]:.6g}" for name in ("epoch", "val_mse", "val_mse_dense") if name in metrics}
+    return {"run": weights.parent.resolve().name, **known}
+
+
+def describe(run: dict[str, str]) -> str:
+    """A submission's message: run, epoch, val_mse_dense and git commit, as far as known."""
+    named = [f"{name} {run[name]}" for name in ("epoch", "val_mse_dense") if name in run]
+    return ", ".join([run["run"], *named, *git_commit()])
+
+
+def git_commit() -> list[str]:
+    """The commit that this code is at, `-dirty` where it was changed since; nothing outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:  # no git here
+        return []
+    return [f"commit {found.stdout.strip()}"] if found.returncode == 0 else []
+
+
+def file_to_send(cfg: Config) -> tuple[list[str], str]:
+    """The client's arguments for the submission, which is valid, and what the user sees of them."""
+    path, weights = cfg.infer.submission, cfg.infer.weights
+    try:
+        rows = validated(cfg)
+    except UserError as error:
+        raise UserError(f"{error}; nothing was sent, `make infer` writes a valid file") from None
+    if weights.exists() and weights.stat().st_mtime > path.stat().st_mtime:
+        print(f"note: {weights} is newer than {path}: its numbers may not be the file's; `make infer` renews that")
+    return ["--file", str(path)], f"{path}: {rows} rows, {path.stat().st_size:,} bytes"
+
+
+def kernel_to_send(kernel: str) -> tuple[list[str], str]:
+    """As file_to_send, of the kernel's latest version. OperationError where its run has not ended well."""
+    status = read_kaggle("kernels", "status", kernel)
+    if not re.search(r'status "[\w.]*COMPLETE"', status):
+        raise OperationError(f"kaggle.kernel={kernel}: the run of its latest version has not ended well, nothing was "
+                             f"submitted ({' '.join(status.split())[:200]})")
+    version = read_kaggle(kernel, program=KERNEL_VERSION).split()[-1]  # warnings may stand ahead of it
+    what = ["--kernel", kernel, "--version", version, "--file", "submission.csv"]
+    return what, f"{kernel}: version {version} of the kernel"
+
+
+def follow(cfg: Config, competition: str, submission: Submission) -> None:
+    """Waits kaggle.wait minutes for the score, records and prints it. OperationError where Kaggle found fault."""
+    end = await_end(competition, submission, cfg.kaggle.wait)
+    leaderboard.update([end])
+    if end.status == "error":
+        why = error_description(competition, end)
+        raise OperationError(f"Kaggle could not score submission {end.reference}: {why}")
+    if end.status == "pending":
+        print(f"the score of {end.reference} is still pending after {cfg.kaggle.wait:g} minutes; "
+              f"`python src/submit.py wait` waits on, {page(competition)} shows it too")
+    else:
+        print(f"public score of {end.reference}: {'hidden' if end.public_score is None else end.public_score}")
+
+
+ACTIONS = {"validate": run_validate, "score": run_score, "upload": run_upload, "wait": run_wait,
+           "history": run_history}
 
 
 def main() -> None:

@@ -62,7 +62,8 @@ def train(cfg: Config) -> None:
         if stop.reason:
             return end_early(run, stop)
 
-        row = run.progress.close_epoch(result.means(), run.optimizer.param_groups[0]["lr"], time.monotonic() - started)
+        values = result.means() | {"val_floor": levels["floor"], "val_constant": levels["constant"]}
+        row = run.progress.close_epoch(values, run.optimizer.param_groups[0]["lr"], time.monotonic() - started)
         best = run.is_best()
         if best:
             run.save_best()

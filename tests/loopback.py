@@ -12,6 +12,7 @@ import hashlib
 import http.server
 import os
 import re
+import socket
 import ssl
 import threading
 import time
@@ -83,13 +84,15 @@ class Loopback:
         """The next `times` requests whose path contains `path` get the fault: a status code, or one of
 
         drop: the connection breaks in the middle of the body; stall: it stays open there, silent;
-        truncate: half of the body, as if it were all; html: a web page; slow: the body in pieces over a second.
+        truncate: half of the body, as if it were all; html: a web page; slow: the body in pieces over a second;
+        cut: the connection breaks in the middle of the request's body; lost: the request does its work, but the answer
+        to it is 500.
         """
         self._faults += [(method, path, fault)] * times
 
-    def take_fault(self, request: Request) -> int | str | None:
+    def take_fault(self, method: str, path: str) -> int | str | None:
         for fault in self._faults:
-            if fault[0] == request.method and fault[1] in request.path:
+            if fault[0] == method and fault[1] in path:
                 self._faults.remove(fault)
                 return fault[2]
         return None
@@ -145,14 +148,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if (target.hostname or self.headers["Host"].split(":")[0]) not in server.HOSTS:
             server.refused.append(self.path)
             return self.reply(Reply(403))
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(target.path) + (f"?{target.query}" if target.query else "")
+        fault = server.take_fault(self.command, path)
+        length = int(self.headers.get("Content-Length") or 0)
+        body = self.rfile.read(length // 2 if fault == "cut" else length)
         request = Request(self.command, path, dict(self.headers), body)
         server.requests.append(request)
-        fault = server.take_fault(request)
+        if fault == "cut":
+            self.close_connection = True
+            return self.connection.shutdown(socket.SHUT_RDWR)
         if isinstance(fault, int):
             return self.reply(Reply(fault, b"fault"))
         reply = server.answer(request)
+        if fault == "lost":
+            reply = Reply(500, b"fault")
         if fault == "html":
             reply = Reply(200, b"<!DOCTYPE html><html><body>Quota exceeded</body></html>", reply.headers)
         if fault == "truncate":

@@ -15,9 +15,9 @@ from PIL import Image
 import charts
 import summary
 from cli import UserError
-from config import DEFAULTS
+from config import DEFAULTS, load_run
 from conftest import one_error_line, script, write_csv
-from report import load_run, report
+from report import report
 from report import test_result as result_of_test
 from submission import SubmissionWriter
 

@@ -49,6 +49,7 @@ def test_a_run_leaves_the_run_folder_of_the_contract(run_dir):
     assert list(rows[0])[:11] == ["epoch", "train_loss", "train_mse", "val_mse", "val_mse_dense", "val_sad", "val_grad",
                                   "val_conn", "lr", "images_per_s", "seconds"]
     assert [row["epoch"] for row in rows] == ["1", "2"] and "loss_thin" in rows[0]
+    assert 0 < float(rows[0]["val_floor"]) < float(rows[0]["val_constant"])
     best = checkpoint.load(run_dir / "best.pth")
     assert best["config"]["infer"]["size"] == 64
     assert best["metrics"]["val_mse_dense"] == min(float(row["val_mse_dense"]) for row in rows)

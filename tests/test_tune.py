@@ -7,7 +7,7 @@ import yaml
 import tune
 from augment import sample_xray_params, xray_alpha_dense
 from cli import UserError
-from config import DEFAULTS, load_config
+from config import DEFAULTS, load_config, load_run
 from conftest import one_error_line, scene, script
 from images import read_rgb
 from infer import infer
@@ -124,4 +124,4 @@ def test_a_folder_without_a_run_is_named(run_copy):
 
 
 def of_run(folder, *overrides):
-    return tune.of_run(load_config(DEFAULTS, [f"train.out_dir={folder}"]), overrides)
+    return load_run(DEFAULTS, [f"train.out_dir={folder}", *overrides])

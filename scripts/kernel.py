@@ -1,0 +1,55 @@
+"""The Kaggle kernel: built from an explicit list of sources, run here as Kaggle would, pushed and followed to its end.
+
+    python scripts/kernel.py build kernel.mode=infer kaggle.competition=<slug>    # build/kernel/ and build/dataset/
+    python scripts/kernel.py test --images 3      # what was built, offline, in a tree like Kaggle's
+    python scripts/kernel.py push                 # data set and kernel to Kaggle; waits for the result
+    python scripts/kernel.py status               # of the kernel's last run
+    python scripts/kernel.py output               # its log and submission.csv into build/output/
+"""
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+import cli
+from bundle import SCRIPT_LIMIT, dataset_files, kernel_files
+from cli import UserError
+from config import Config, load_config
+from kernel_lint import problems
+
+BUILD = Path("build")
+
+
+def build(cfg: Config) -> None:
+    """Fills build/kernel/ and build/dataset/ anew; says what a push would still refuse."""
+    dataset = dataset_files(cfg)
+    kernel = kernel_files(cfg, dataset)
+    for name, files in (("kernel", kernel), ("dataset", dataset)):
+        shutil.rmtree(BUILD / name, ignore_errors=True)
+        (BUILD / name).mkdir(parents=True)
+        for file, body in files.items():
+            (BUILD / name / file).write_bytes(body)
+        print(f"{BUILD / name}: {', '.join(f'{file} {len(body):,} B' for file, body in files.items())}")
+    if len(kernel["kernel.py"]) > SCRIPT_LIMIT:
+        raise UserError(f"{BUILD}/kernel/kernel.py: {len(kernel['kernel.py']):,} bytes; Kaggle takes {SCRIPT_LIMIT:,}")
+    for problem in problems(BUILD / "kernel", BUILD / "dataset"):
+        print(f"before a push: {problem}")
+
+
+def main() -> None:
+    args = cli.parse(__doc__, ("build", "test", "push", "status", "output"), options={
+        "images": (3, "test: how many test images to attach")})
+    cfg = load_config(args.config, args.overrides)
+    if args.action == "build":
+        return build(cfg)
+    if args.action == "test":
+        from kernel_offline import run_offline
+        return run_offline(BUILD, cfg, args.images)
+    import kernel_push
+    return {"push": kernel_push.push, "status": kernel_push.show_status, "output": kernel_push.show_output}[
+        args.action](cfg, BUILD)
+
+
+if __name__ == "__main__":
+    cli.run(main)
