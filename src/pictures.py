@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cli import written_whole
 from images import resize_longer_side
+from submission import to_levels
 
 INK, PAPER, QUIET = (235, 237, 240), (24, 26, 30), (150, 156, 166)
 ERROR_FULL = 0.5  # the |error| in alpha that is drawn brightest
@@ -71,10 +72,9 @@ def save_curves(path: str | Path, history: Sequence[dict]) -> None:
 
 def grey(alpha: np.ndarray) -> np.ndarray:
     """(H,W) in [0,1] (clipped) -> (H,W,3) uint8."""
-    return cv2.cvtColor(np.rint(np.clip(alpha, 0, 1) * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    return cv2.cvtColor(to_levels(alpha), cv2.COLOR_GRAY2RGB)
 
 
 def heat(error: np.ndarray) -> np.ndarray:
     """|error| (H,W), 0 to ERROR_FULL and above -> (H,W,3) uint8, dark to bright."""
-    levels = np.rint(np.clip(error / ERROR_FULL, 0, 1) * 255).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(cv2.applyColorMap(to_levels(error / ERROR_FULL), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
