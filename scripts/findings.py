@@ -9,10 +9,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from cli import OperationError
-from images import SUFFIXES, read_shape
+from images import SUFFIXES, TEST_SHAPE, read_shape
 from submission import read_rows
 
-TEST_SHAPE = (1024, 1024)  # height and width of the competition's test images
 COLUMNS = ("image_path", "alpha_path")
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from cli import UserError
 from config import Config
-from dataset import Pair, read_pair
+from dataset import Pair, fault
 from images import list_images
 from pairs import Split, split_by_name
 
@@ -49,7 +49,8 @@ def examine(cfg: Config) -> tuple[list[tuple[Path, Path]], list[str]]:
     problems += [f"{alphas[stem]}: has no image in {cfg.data.images_dir}" for stem in alphas if stem not in images]
     pairs = [(path, alphas[stem]) for stem, path in images.items() if stem in alphas]
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        faults = list(tqdm(pool.map(fault, pairs), "checking pairs", len(pairs), disable=None, leave=False))
+        found = pool.map(fault, [Pair(*files, row=files[0].stem) for files in pairs])
+        faults = list(tqdm(found, "checking pairs", len(pairs), disable=None, leave=False))
     problems += [text for text in faults if text]
     return [pair for pair, text in zip(pairs, faults, strict=True) if not text], problems
 
@@ -62,11 +63,3 @@ def by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
             problems.append(f"{path}: {files[path.stem].name} has the same name; rename one")
         files.setdefault(path.stem, path)
     return files, problems
-
-
-def fault(files: tuple[Path, Path]) -> str | None:
-    """What is wrong with a pair, or None."""
-    try:
-        read_pair(Pair(*files, row=files[0].stem))
-    except UserError as error:
-        return str(error)

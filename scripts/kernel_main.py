@@ -122,7 +122,8 @@ def find_bundle(inputs: Path, settings: dict) -> Path:
 def find_test_set(inputs: Path, competition: str | None, bundle: Path) -> tuple[Path, Path | None]:
     """(folder of test images, sample submission or None), wherever the competition is mounted."""
     from cli import OperationError, UserError
-    from findings import TEST_SHAPE, find_sample, find_test_images
+    from findings import find_sample, find_test_images
+    from images import TEST_SHAPE
 
     home = find_competition(inputs, competition, bundle)
     sample = find_sample(home)
@@ -174,11 +175,11 @@ def find_splits(inputs: Path, scratch: Path, val_share: float) -> tuple[Path, Pa
 
 def check(cfg) -> None:
     """Holds the finished submission against the test images."""
-    from images import read_shape
+    from images import read_shapes
     from infer import ordered_images
     from submission import validate
 
-    shapes = {path.stem: read_shape(path) for path in ordered_images(cfg)}
+    shapes = read_shapes(ordered_images(cfg))
     validate(cfg.infer.submission, list(shapes), shapes)
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from cli import OperationError, UserError
 from config import Config
-from findings import TEST_SHAPE
-from images import list_images, read_shape
+from images import TEST_SHAPE, list_images, read_shapes
 from pairs import write_image, write_pairs_csv
 from submission import HEADER, to_levels, validate
 from synthetic import draw_pair
@@ -71,7 +70,7 @@ def attach(inputs: Path, metadata: dict, build: Path, cfg: Config, count: int) -
     else:
         for index in range(count):
             write_image(test_dir / f"{index + 1:03}.png", draw_pair(cfg.seed, index, TEST_SHAPE[0])[0][..., ::-1])
-    shapes = {path.stem: read_shape(path) for path in list_images(test_dir)[0]}
+    shapes = read_shapes(list_images(test_dir)[0])
     (test_dir.parent.parent / "sample_submission.csv").write_text(
         "".join(f"{row}\n" for row in [",".join(HEADER), *(f"{name}," for name in shapes)]), encoding="utf-8")
     shutil.copytree(build / "dataset", inputs / dataset_name(build), ignore=shutil.ignore_patterns("*-metadata.json"))

@@ -14,8 +14,7 @@ import kernel_at_kaggle as kaggle
 from bundle import TITLE_LINE
 from cli import OperationError, UserError
 from config import Config
-from findings import TEST_SHAPE
-from images import list_images, read_shape
+from images import TEST_SHAPE, list_images, read_shapes
 from kernel_at_kaggle import Dataset
 from kernel_lint import problems
 from submission import read_rows, validate
@@ -161,7 +160,7 @@ def check(cfg: Config, build: Path) -> int:
     path = build / "output/submission.csv"
     try:
         if cfg.infer.images.is_dir():
-            shapes = {image.stem: read_shape(image) for image in list_images(cfg.infer.images)[0]}
+            shapes = read_shapes(list_images(cfg.infer.images)[0])
             rows = validate(path, list(shapes), shapes)
         else:
             rows = validate(path, [name for _, name, _ in read_rows(path)], TEST_SHAPE)

@@ -19,12 +19,11 @@ from tqdm import tqdm
 from augment import sample_xray_params, xray_alpha_dense
 from cli import UserError
 from config import Config
-from images import list_images
+from images import TEST_SHAPE, list_images
 from pairs import Split, write_image
 from submission import SubmissionWriter, to_levels
 from synthetic import contact_sheet, draw_pair
 
-TEST_SIDE = 1024  # pixels, of the competition's test images
 SHEET_SIDE = 160  # pixels, of each picture on the sheet of all families
 # Where each split's scenes begin, so that no scene changes sides when a split grows.
 FIRST_SCENE = {"train": 0, "val": 1_000_000, "test": 2_000_000}
@@ -53,7 +52,7 @@ def fetch(cfg: Config) -> Split:
     part.rename(test_dir)
     write_image(root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed)[..., ::-1])
     print(f"{root}: {wanted.train} training and {wanted.val} validation pairs of {wanted.size} px, {wanted.test} test "
-          f"images of {TEST_SIDE} px with {cfg.data.solution_csv.name}, in {time.perf_counter() - started:.0f} s; "
+          f"images of {TEST_SHAPE[0]} px with {cfg.data.solution_csv.name}, in {time.perf_counter() - started:.0f} s; "
           f"all families: {root}/synthetic/sheet.png")
     return split
 
@@ -70,7 +69,7 @@ def save_pair(draw: Callable, folder: Path, size: int, first: int, index: int) -
 
 def save_test_image(draw: Callable, folder: Path, cfg: Config, index: int) -> np.ndarray:
     """Draws one test image -> its true dense alpha (H,W)."""
-    rgb, alpha, _ = draw(FIRST_SCENE["test"] + index, TEST_SIDE)
+    rgb, alpha, _ = draw(FIRST_SCENE["test"] + index, TEST_SHAPE[0])
     write_image(folder / f"{index + 1}.png", rgb[..., ::-1])
     rng = np.random.default_rng([cfg.seed, PURPOSE, index])
     return xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng)

@@ -38,7 +38,7 @@ def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "
     """
     pairs = _read_rows(Path(csv_path))[:limit]
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        faults = list(tqdm(pool.map(_fault, pairs), f"checking {csv_path}", len(pairs), disable=None, leave=False))
+        faults = list(tqdm(pool.map(fault, pairs), f"checking {csv_path}", len(pairs), disable=None, leave=False))
     bad = [fault for fault in faults if fault]
     if bad and on_error == "fail":
         raise UserError(f"{bad[0]} ({len(bad)} of {len(pairs)} pairs are bad; data.on_error=skip leaves them out)")
@@ -73,7 +73,7 @@ def _read_rows(csv_path: Path) -> list[Pair]:
             for line, image, alpha, family in rows]
 
 
-def _fault(pair: Pair) -> str | None:
+def fault(pair: Pair) -> str | None:
     """What is wrong with a pair, or None."""
     try:
         read_pair(pair)

@@ -4,6 +4,7 @@ Pillow decodes: about as fast as OpenCV (a 1024² PNG in 20 against 18 ms), but 
 its missing part grey and no error.
 """
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from cli import UserError
 
+TEST_SHAPE = (1024, 1024)  # height and width of the competition's test images
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 
 
@@ -95,3 +97,8 @@ def read_shape(path: str | Path) -> tuple[int, int]:
     except Exception as error:  # as in _decode
         raise UserError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from None
     return (width, height) if turned else (height, width)
+
+
+def read_shapes(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
+    """{name without extension: (H,W)}: what a submission for these images is held against."""
+    return {path.stem: read_shape(path) for path in paths}

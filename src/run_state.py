@@ -27,8 +27,9 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)  # metrics.csv's rows
 
     def add(self, terms: dict[str, torch.Tensor], images: int, seconds: float) -> None:
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.item() * images
+        values = torch.stack(list(terms.values())).tolist()  # one wait for the device, not one per term
+        for name, value in zip(terms, values, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + value * images
         self.images += images
         self.seconds += seconds
         self.batch += 1

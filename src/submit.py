@@ -16,12 +16,11 @@ import cli
 import leaderboard
 from cli import OperationError, Stopped, UserError
 from config import Config, load_config, sample_submission
-from images import list_images, read_shape
+from images import TEST_SHAPE, list_images, read_shapes
 from kaggle_client import read_kaggle
 from kaggle_submissions import Submission, await_end, error_description, list_submissions, page, remaining_today, send
 from submission import baselines, read_rows, score, validate
 
-TEST_SHAPE = (1024, 1024)  # (H,W) of the competition's test images, where they are not here to be measured
 # The client's commands do not tell a kernel's version; its library does.
 KERNEL_VERSION = """
 import sys
@@ -99,9 +98,9 @@ def validated(cfg: Config) -> int:
     """Number of rows of cfg.infer.submission, after holding it against the test folder and the sample submission."""
     sample, folder = sample_submission(cfg), cfg.infer.images
     names = [name for _, name, _ in read_rows(sample)] if sample else None
-    if names is not None and not folder.is_dir():
+    if names is not None and not folder.is_dir():  # the images are not here to be measured
         return validate(cfg.infer.submission, names, TEST_SHAPE)
-    shapes = {path.stem: read_shape(path) for path in list_images(folder)[0]}
+    shapes = read_shapes(list_images(folder)[0])
     if names is not None and set(names) != set(shapes):
         odd = min(set(names) ^ set(shapes))
         raise UserError(f"{sample}: its names are not those of {folder} ({odd}); set data.sample_submission or "

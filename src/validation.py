@@ -39,10 +39,10 @@ class Validation:
                "val_sad": metrics.sad(pred, alpha), "val_grad": metrics.grad(pred, alpha),
                "val_conn": metrics.conn(pred, alpha)}
         self.images.append(row)
-        levels = to_levels(pred).ravel()
-        for name, image in (("alpha", alpha), ("target", target), ("pred", pred)):
-            self.histograms[name] += np.bincount(to_levels(image).ravel(), minlength=256)
-        self.target_sums += np.bincount(levels, weights=target.ravel(), minlength=256)
+        levels = {"alpha": to_levels(alpha), "target": to_levels(target), "pred": to_levels(pred)}
+        for name, image in levels.items():
+            self.histograms[name] += np.bincount(image.ravel(), minlength=256)
+        self.target_sums += np.bincount(levels["pred"].ravel(), weights=target.ravel(), minlength=256)
         return row
 
     def means(self) -> dict[str, float]:

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
+import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
@@ -66,6 +68,19 @@ def script(name: str, *arguments: str, cwd: Path = ROOT, **options) -> subproces
     """Runs a script of the project as a user would."""
     return subprocess.run([sys.executable, ROOT / name, *arguments], cwd=cwd, capture_output=True, text=True,
                           env={**os.environ, "PYTHONUNBUFFERED": "1"}, **options)
+
+
+def call(main, arguments, monkeypatch, capsys) -> tuple[int, str, str]:
+    """Runs a script's main in this process, as its command would -> exit code, stdout, stderr; no traceback."""
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    code = 0
+    try:
+        cli.run(main)
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
 
 
 def one_error_line(result: subprocess.CompletedProcess, exit_code: int) -> str:

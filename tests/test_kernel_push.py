@@ -1,20 +1,18 @@
 """`kernel.py push` with the real Kaggle client against data sets and kernels on loopback: what it sends and says."""
 import json
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
 import checkpoint
-import cli
 import kaggle_client
 import kernel
 import kernel_at_kaggle
 import kernel_push
 from cli import OperationError
 from config import load_config
-from conftest import ROOT
+from conftest import ROOT, call
 from loopback import isolate
 from loopback_kernels import KernelServer
 from submission import SubmissionWriter
@@ -56,15 +54,9 @@ def user(tmp_path, monkeypatch, server, weights, capsys):
                 f"infer.weights={weights}"]
 
     def user(action, *overrides):
-        monkeypatch.setattr(sys, "argv", ["kernel.py", action, *settings, *overrides])
-        code = 0
-        try:
-            cli.run(kernel.main)
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
+        code, out, err = call(kernel.main, [action, *settings, *overrides], monkeypatch, capsys)
         errors = [line for line in err.splitlines() if line.startswith("error:")]
-        assert len(errors) == (code != 0) and "Traceback" not in err and not server.refused
+        assert len(errors) == (code != 0) and not server.refused
         return code, out, errors[0] if errors else ""
 
     assert user("build")[0] == 0

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 import checkpoint
-import cli
 import kaggle_client
 import kaggle_submissions
 import submit
-from conftest import ROOT
+from conftest import ROOT, call
 from loopback import isolate
 from loopback_kaggle import RPC, KaggleServer
 
@@ -60,18 +59,13 @@ def user(tmp_path, monkeypatch, server, capsys):
     write_submission(run / "submission.csv")
     settings = ["train.out_dir=outputs/trial", "infer.images=images", "kaggle.competition=matting"]
 
-    def call(action, *more):
-        monkeypatch.setattr(sys, "argv", ["submit.py", "--config", str(ROOT / "config.yaml"), action, *settings, *more])
-        code = 0
-        try:
-            cli.run(submit.main)
-        except SystemExit as end:
-            code = end.code
-        out, err = capsys.readouterr()
-        assert "secret" not in out + err and "Traceback" not in err and not server.refused
+    def user(action, *more):
+        arguments = ["--config", str(ROOT / "config.yaml"), action, *settings, *more]
+        code, out, err = call(submit.main, arguments, monkeypatch, capsys)
+        assert "secret" not in out + err and not server.refused
         assert err.count("error:") == (code != 0)
         return code, out, err
-    return call
+    return user
 
 
 def recorded() -> list[dict]:
