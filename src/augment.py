@@ -41,28 +41,44 @@ def xray_alpha_dense(rgb: np.ndarray, alpha: np.ndarray, params: XrayParams,
 
     rgb (H,W,3) uint8, alpha (H,W) float32. `rng` draws the background's noise field; without one it is flat.
     Dark, thick and textured regions become denser; the background gets a faint, uneven level.
+
+    Within 1/255 of the formula written out in scripts/reference.py. Arrays are reused in place: new ones of this
+    size cost as much as the arithmetic on them.
     """
-    inverse = 1 - cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2GRAY)
-    low = _blur(inverse, params.low_sigma)
-    texture = cv2.absdiff(_blur(inverse, 0.8), _blur(inverse, 3)) \
-        + 0.5 * cv2.absdiff(_blur(inverse, 2), _blur(inverse, 7))
-    texture = _blur(texture, params.thicken_sigma)
+    luma = cv2.cvtColor(rgb.astype(np.float32), cv2.COLOR_RGB2GRAY)
+    luma *= 1 / 255
+    low = 1 - _blur(luma, params.low_sigma)
+    # Differences of blurs have the same magnitude for the luma as for its inverse.
+    fine, coarse = _blur(luma, 0.8), _blur(luma, 2)
+    cv2.absdiff(fine, _blur(luma, 3), dst=fine)
+    cv2.absdiff(coarse, _blur(luma, 7), dst=coarse)
+    texture = _blur(cv2.scaleAdd(coarse, 0.5, fine, dst=fine), params.thicken_sigma)
 
     inside = alpha > 1 / 255
     core = alpha > 0.3
     texture_n = _stretch(texture, *_extremes(texture, core if np.count_nonzero(core) > 64 else inside))
     low_n = _stretch(low, *_quantiles(low, inside))
 
-    base = params.floor + params.amp * low_n
-    density = np.clip(base * np.exp(params.detail_k * (texture_n - 0.5)), 0, params.ceiling)
-    sharpened = density + params.unsharp * (density - _blur(density, 1.5))
-    density = np.clip(sharpened, 0, params.ceiling)
+    texture_n -= 0.5
+    texture_n *= params.detail_k
+    density = low_n
+    density *= params.amp
+    density += params.floor
+    density *= cv2.exp(texture_n, dst=texture_n)
+    np.clip(density, 0, params.ceiling, out=density)
+    cv2.addWeighted(density, 1 + params.unsharp, _blur(density, 1.5), -params.unsharp, 0, dst=density)
+    np.clip(density, 0, params.ceiling, out=density)
 
     background = np.float32(params.background)
     if rng is not None:
-        field = noise_field(alpha.shape, params.background_sigma, rng)
-        background = np.clip(params.background + params.background_noise * field, 0, 0.25)
-    return background + alpha * (density - background)
+        background = noise_field(alpha.shape, params.background_sigma, rng)
+        background *= params.background_noise
+        background += params.background
+        np.clip(background, 0, 0.25, out=background)
+    density -= background
+    density *= alpha
+    density += background
+    return density
 
 
 def noise_field(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -164,12 +180,33 @@ def jitter_color(rgb: np.ndarray, brightness: float, contrast: float, saturation
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    """G(image, sigma), a new array; borders reflected. A wide one on a coarser grid, at a tenth of the cost.
+
+    The error stays below 1/500 of the image's range (1/1000 from sigma 7 on).
+    """
+    if sigma < 3:
+        return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+    levels = 1 if sigma < 6 else 2
+    step = 2**levels
+    margin = step * int(np.ceil(4 * sigma / step))  # reflected here: the coarse grid need not end on the last pixel
+    height, width = image.shape
+    coarse = cv2.copyMakeBorder(image, margin, margin + -height % step, margin, margin + -width % step,
+                                cv2.BORDER_REFLECT_101)
+    for _ in range(levels):
+        coarse = cv2.pyrDown(coarse)
+    # Each step of the pyramid, down or up, is itself a blur by one pixel of its finer grid; variances add up.
+    rest = sigma**2 - 2 * sum(4**level for level in range(levels))
+    coarse = cv2.GaussianBlur(coarse, (0, 0), rest**0.5 / step, borderType=cv2.BORDER_REFLECT_101)
+    for _ in range(levels):
+        coarse = cv2.pyrUp(coarse)
+    return coarse[margin:margin + height, margin:margin + width]
 
 
 def _stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """low -> 0, high -> 1, clipped; a flat image has no contrast to stretch and becomes 0."""
-    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    """low -> 0, high -> 1, clipped, in place; a flat image has no contrast to stretch and becomes 0."""
+    image -= low
+    image *= 1 / max(high - low, 1e-6)
+    return np.clip(image, 0, 1, out=image)
 
 
 def _extremes(image: np.ndarray, region: np.ndarray) -> tuple[float, float]:
@@ -178,9 +215,10 @@ def _extremes(image: np.ndarray, region: np.ndarray) -> tuple[float, float]:
 
 
 def _quantiles(image: np.ndarray, region: np.ndarray) -> tuple[float, float]:
-    """The 10 % and 90 % quantiles in the region; a large one is sampled, which moves them by less than 1 %."""
-    values = image[region]
+    """The 10 % and 90 % quantiles in the region; of a large one on a grid of at most 65536 of its pixels."""
+    step = max(1, int(np.ceil((np.count_nonzero(region) / 65536) ** 0.5)))
+    values = image[::step, ::step][region[::step, ::step]]
     if not values.size:
         return 0.0, 0.0
-    low, high = np.quantile(values[::max(1, values.size // 65536)], (0.1, 0.9))
+    low, high = np.quantile(values, (0.1, 0.9))
     return float(low), float(high)

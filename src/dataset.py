@@ -16,6 +16,8 @@ from tqdm import tqdm
 from augment import augment_pair, sample_xray_params, xray_alpha_dense
 from cli import UserError
 from config import Config, in_epoch
+from decoded import DecodedFiles
+from distributed import ALONE, World
 from foreground import cached_foreground
 from images import list_images, read_alpha, read_rgb, resize_longer_side
 
@@ -31,19 +33,23 @@ class Pair:
     family: str = ""  # of the CSV's optional column `family`: what results are grouped by
 
 
-def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "fail") -> list[Pair]:
-    """The pairs of a CSV, each one decoded once to know that it is usable.
+def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "fail",
+               world: World = ALONE) -> list[Pair]:
+    """The pairs of a CSV, each one decoded once, by one of the processes, to know that it is usable.
 
     UserError names the row and the path of the first bad pair; with on_error="skip" bad pairs are dropped and said.
     """
     pairs = _read_rows(Path(csv_path))[:limit]
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        faults = list(tqdm(pool.map(fault, pairs), f"checking {csv_path}", len(pairs), disable=None, leave=False))
+        mine = world.deal(range(len(pairs)))
+        found = tqdm(pool.map(lambda i: fault(pairs[i]), mine), f"checking {csv_path}", len(mine), disable=None,
+                     leave=False)
+        faults = list(world.merge(dict(zip(mine, found, strict=True))).values())
     bad = [fault for fault in faults if fault]
     if bad and on_error == "fail":
         raise UserError(f"{bad[0]} ({len(bad)} of {len(pairs)} pairs are bad; data.on_error=skip leaves them out)")
     if bad:
-        print(f"{csv_path}: left out {len(bad)} of {len(pairs)} pairs (data.on_error=skip); the first: {bad[0]}")
+        print(f"{csv_path}: left out {len(bad)} of {len(pairs)} pairs (data.on_error=skip):", *bad, sep="\n  ")
     if len(bad) == len(pairs):
         raise UserError(f"{csv_path}: no usable pair is left of {len(pairs)}; the first: {bad[0]}")
     return [pair for pair, fault in zip(pairs, faults, strict=True) if not fault]
@@ -104,6 +110,9 @@ class TrainSet(Dataset):
         self.pairs, self.cfg = pairs, cfg
         folder = cfg.data.backgrounds_dir
         self.backgrounds = list_images(folder)[0] if folder else [pair.image_path for pair in pairs]
+        files = [(pair.image_path, pair.alpha_path) for pair in pairs]
+        self.decoded = DecodedFiles(cfg.data.root / "cache/decoded", cfg.data.cache_gb * 1e9, files,
+                                    recipe=cfg.data.size) if cfg.data.cache_gb else None
 
     def __len__(self):
         return len(self.pairs)
@@ -111,9 +120,12 @@ class TrainSet(Dataset):
     def __getitem__(self, key):
         epoch, index = key
         cfg, pair = self.cfg, self.pairs[index]
+        sources = pair.image_path, pair.alpha_path
+
+        def decode():
+            return read_pair(pair, cfg.data.size)
 
         def foreground(rgb, alpha):
-            sources = pair.image_path, pair.alpha_path
             return cached_foreground(cfg.data.root / "cache/foregrounds", sources, rgb, alpha)
 
         def background(rng):
@@ -121,7 +133,8 @@ class TrainSet(Dataset):
 
         rng = np.random.default_rng([cfg.seed, TRAIN, epoch, index])
         augment = in_epoch(cfg, epoch).augment
-        rgb, target = augment_pair(*read_pair(pair, cfg.data.size), augment, rng, foreground, background)
+        rgb, alpha = self.decoded.get(sources, decode) if self.decoded else decode()
+        rgb, target = augment_pair(rgb, alpha, augment, rng, foreground, background)
         # uint8 until the network: a quarter of the bytes to hand over
         return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))), torch.from_numpy(target)[None], index
 

@@ -1,18 +1,40 @@
 """Which device and which number format a run uses, decided once and said out loud."""
+import ctypes
+import platform
+
 import torch
 
 from cli import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def pick_device() -> torch.device:
-    """The first visible GPU (CUDA_VISIBLE_DEVICES chooses), else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The first visible GPU (CUDA_VISIBLE_DEVICES chooses), else the CPU, with memory arranged for it."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    keep_freed_memory()
+    return torch.device("cpu")
+
+
+def keep_freed_memory() -> None:
+    """What one tensor gives back stays with the process, for the next one.
+
+    glibc would return every large block to the system, which zeroes it before the process gets it anew: half of the
+    time of a training step, and of a forward pass in torch (docs/benchmarks.md). Other C libraries are left alone.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
     """auto -> bf16 where the hardware computes in it, fp16 on older GPUs (T4), else fp32."""
+    if wanted == "int8":
+        raise UserError("infer.precision=int8: torch does not compute in it, openvino on a CPU does; set "
+                        "infer.precision=auto")
     if wanted != "auto":
         if device.type == "cuda" and wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise UserError(f"bf16 is not supported by {torch.cuda.get_device_name()}; use fp16 or auto")

@@ -3,9 +3,13 @@
 Own formulation of https://github.com/xuebinqin/U-2-Net (Apache-2.0). Module names look odd because they are the
 official checkpoints' keys.
 """
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from recompute import recomputed
 
 # stage: (height of its U, in, mid, out channels); height "4F" keeps its size and dilates instead of pooling
 STAGES = {
@@ -83,22 +87,30 @@ class U2Net(nn.Module):
             decoder = f"stage{depth}d" if depth < DEPTH else f"stage{depth}"
             self.add_module(f"side{depth}", nn.Conv2d(stages[decoder][3], 1, 3, padding=1))
         self.outconv = nn.Conv2d(DEPTH, 1, 1)
+        self.checkpointing = False  # True: training computes what is inside a stage twice instead of storing it
 
     def forward(self, x):
-        size = x.shape[-2:]
-        skips = []
-        for depth in range(1, DEPTH):
-            x = getattr(self, f"stage{depth}")(x if depth == 1 else pool(x))
-            skips.append(x)
-        x = self.stage6(pool(x))
-        sides = [self.side6(x)]
-        for depth in range(DEPTH - 1, 0, -1):
-            x = getattr(self, f"stage{depth}d")(join(x, skips.pop()))
-            sides.append(getattr(self, f"side{depth}")(x))
-        sides = [resize(full_precision(side), size) for side in reversed(sides)]
+        sides = [resize(full_precision(side), x.shape[-2:]) for side in self.sides(x)]
         with torch.autocast(x.device.type, enabled=False):
             fused = self.outconv(torch.cat(sides, 1))
         return fused, *sides
+
+    def sides(self, x):
+        """The six side logits, each of its own depth's size, from fine to coarse."""
+        skips = []
+        for depth in range(1, DEPTH):
+            x = self._stage(f"stage{depth}", x if depth == 1 else pool(x))
+            skips.append(x)
+        x = self._stage("stage6", pool(x))
+        sides = [self.side6(x)]
+        for depth in range(DEPTH - 1, 0, -1):
+            x = self._stage(f"stage{depth}d", join(x, skips.pop()))
+            sides.append(getattr(self, f"side{depth}")(x))
+        return sides[::-1]
+
+    def _stage(self, name, x):
+        stage = getattr(self, name)
+        return recomputed(stage, x) if self.checkpointing and torch.is_grad_enabled() else stage(x)
 
 
 def normalise(rgb: torch.Tensor) -> torch.Tensor:
@@ -117,7 +129,11 @@ def resize(x, size):
 
 
 def join(x, skip):
-    return torch.cat((resize(x, skip.shape[-2:]), skip), 1)
+    x = resize(x, skip.shape[-2:])
+    if x.requires_grad and not torch.compiler.is_compiling():
+        # cat's backward hands on a slice, for which the upsampling's is ten times slower than for a dense gradient
+        x.register_hook(partial(torch.Tensor.contiguous, memory_format=torch.channels_last))
+    return torch.cat((x, skip), 1)
 
 
 def full_precision(x):

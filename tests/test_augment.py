@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment import Geometry, augment_pair, composite, jitter_color, noise_field, sample_xray_params, xray_alpha_dense
+import reference
+from augment import (
+    Geometry,
+    _blur,
+    augment_pair,
+    composite,
+    jitter_color,
+    noise_field,
+    sample_xray_params,
+    xray_alpha_dense,
+)
 from config import DEFAULTS, load_config
 from conftest import scene
 
@@ -14,28 +24,26 @@ CFG = load_config(DEFAULTS).augment
 PARAMS = sample_xray_params(CFG.xray, np.random.default_rng(0))
 
 
-def naive_xray(rgb, alpha, p):
-    """The formula of the dense alpha, written out in float64 with plain blurs and exact quantiles."""
-    def blur(image, sigma):
-        return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
-
-    inverse = 1 - rgb.astype(np.float64) @ [0.299, 0.587, 0.114] / 255
-    low = blur(inverse, p.low_sigma)
-    texture = np.abs(blur(inverse, 0.8) - blur(inverse, 3)) + 0.5 * np.abs(blur(inverse, 2) - blur(inverse, 7))
-    texture = blur(texture, p.thicken_sigma)
-    core, inside = alpha > 0.3, alpha > 1 / 255
-    texture_n = np.clip((texture - texture[core].min()) / np.ptp(texture[core]), 0, 1)
-    q10, q90 = np.quantile(low[inside], [0.1, 0.9])
-    base = p.floor + p.amp * np.clip((low - q10) / (q90 - q10), 0, 1)
-    density = np.clip(base * np.exp(p.detail_k * (texture_n - 0.5)), 0, p.ceiling)
-    density = np.clip(density + p.unsharp * (density - blur(density, 1.5)), 0, p.ceiling)
-    return p.background + alpha * (density - p.background)
+def stripes(size):
+    """Hard steps between the ends of the range and a random half: what blurs on a coarse grid find hardest."""
+    rgb = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    rgb[:, :size // 2] = 255 * (np.arange(size // 2) // 9 % 2)[None, :, None]
+    return rgb, scene(size)[1]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_dense_alpha_follows_its_formula(seed):
-    rgb, alpha = scene(96, seed)
-    np.testing.assert_allclose(xray_alpha_dense(rgb, alpha, PARAMS), naive_xray(rgb, alpha, PARAMS), atol=2e-3)
+@pytest.mark.parametrize("picture", [scene(96, 0), scene(96, 1), scene(257, 2), stripes(301)],
+                         ids=["small", "other", "large", "stripes"])
+def test_the_dense_alpha_follows_its_formula(picture):
+    exact = reference.xray_alpha_dense(*picture, PARAMS, dtype=np.float64)
+    error = np.abs(xray_alpha_dense(*picture, PARAMS) - exact) * 255
+    assert error.max() < 0.5 and error.mean() < 0.02
+
+
+@pytest.mark.parametrize("sigma, tolerance", [(0.8, 1e-5), (3, 2e-3), (7, 1e-3), (10, 2e-4), (30, 5e-4)])
+def test_a_wide_blur_on_a_coarse_grid_is_the_plain_one(sigma, tolerance):
+    for image in (stripes(163)[0][..., 0] / np.float32(255), scene(97)[1]):
+        plain = cv2.GaussianBlur(image.astype(float), (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
+        np.testing.assert_allclose(_blur(image, sigma), plain, atol=tolerance)
 
 
 @settings(max_examples=25, deadline=None)

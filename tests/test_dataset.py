@@ -10,7 +10,7 @@ from cli import UserError
 from config import DEFAULTS, load_config
 from conftest import scene, tiny, write_csv, write_pairs
 from dataset import TrainSet, ValidationSet, read_pairs
-from train import epoch_batches
+from loading import epoch_batches
 
 
 @pytest.fixture
@@ -79,6 +79,47 @@ def test_worker_count_does_not_change_a_batch(pairs_csv, tmp_path):
     alone, shared = ([*DataLoader(train_set, batch_sampler=batches, num_workers=n)] for n in (0, 2))
     for one, other in zip(alone, shared, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def samples(train_set):
+    loader = DataLoader(train_set, batch_sampler=epoch_batches(train_set.cfg, 1, len(train_set)), num_workers=1)
+    return [tensor for batch in loader for tensor in batch]
+
+
+def stored(root):
+    return {path.name: path for path in (root / "cache/decoded").glob("*.npy")}
+
+
+@pytest.mark.parametrize("size", ["null", "40"])
+def test_samples_are_the_same_bit_for_bit_from_decoded_files(tmp_path, size):
+    pairs_csv = write_pairs(tmp_path / "pairs", 3, 64)
+    options = tiny(pairs_csv, tmp_path, f"data.root={tmp_path}", f"data.size={size}")
+    plain = samples(TrainSet(read_pairs(pairs_csv), load_config(DEFAULTS, options)))
+    cached = TrainSet(read_pairs(pairs_csv), load_config(DEFAULTS, [*options, "data.cache_gb=1"]))
+    for _ in range(2):  # made, then read
+        assert all(torch.equal(a, b) for a, b in zip(plain, samples(cached), strict=True))
+    entries = stored(tmp_path)
+    assert len(entries) == 2  # a batch of two; the third image's came in no batch
+    for path in entries.values():  # damaged, made anew
+        path.write_bytes(path.read_bytes()[:300])
+    assert all(torch.equal(a, b) for a, b in zip(plain, samples(cached), strict=True))
+    write_pairs(tmp_path / "pairs", 3, 64, first_seed=7)  # other images under the same names
+    assert not torch.equal(samples(cached)[0], plain[0])
+
+
+def test_decoded_files_stay_below_their_bound_and_make_room_for_the_set_in_use(tmp_path):
+    first, second = (write_pairs(tmp_path / name, 3, 64, seed) for seed, name in enumerate("ab"))
+    limit = 2.5 * 64 * 64 * 7 / 1e9  # GB, two and a half pairs
+    options = [f"data.root={tmp_path}", f"data.cache_gb={limit}", "train.batch_size=3"]
+    for pairs_csv in (first, second):
+        cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path, *options))
+        train_set = TrainSet(read_pairs(pairs_csv), cfg)
+        before = stored(tmp_path).keys()
+        for _ in range(2):
+            samples(train_set)
+        entries = stored(tmp_path)
+        assert len(entries) == 2 and not entries.keys() & before
+        assert sum(path.stat().st_size for path in entries.values()) <= limit * 1e9
 
 
 def test_epochs_differ_and_repeat_themselves(pairs_csv, tmp_path):

@@ -51,6 +51,25 @@ def test_logits_stay_in_full_precision_under_autocast():
         assert {output.dtype for output in U2Net().eval()(torch.zeros(1, 3, 32, 32))} == {torch.float32}
 
 
+def test_checkpointing_changes_neither_gradients_nor_running_statistics():
+    def step(checkpointing):
+        """-> numbers stored for the backward pass, gradients and state after it"""
+        torch.manual_seed(0)
+        model = U2Net().train()
+        model.checkpointing = checkpointing
+        stored = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: stored.append(x.numel()) or x, lambda x: x):
+            total = sum(output.square().mean() for output in model(torch.rand(2, 3, 64, 64)))
+        total.backward()
+        assert {norm.momentum for norm in model.modules() if isinstance(norm, torch.nn.BatchNorm2d)} == {0.1}
+        return sum(stored), [weight.grad for weight in model.parameters()], model.state_dict()
+
+    (plain, gradients, state), (less, same_gradients, same_state) = step(False), step(True)
+    assert less < plain / 3
+    assert all(torch.equal(a, b) for a, b in zip(gradients, same_gradients, strict=True))
+    assert all(torch.equal(value, same_state[key]) for key, value in state.items())
+
+
 def test_normalisation_is_imagenets():
     x = normalise(torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2))
     np.testing.assert_allclose(x[0, :, 0, 0], [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225], rtol=1e-6)

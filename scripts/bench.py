@@ -1,0 +1,169 @@
+"""Measures the pipeline against the same work as it is commonly written: one table, docs/benchmarks.md.
+
+    python scripts/bench.py                                # all rows of this machine, minutes on two cores
+    python scripts/bench.py --rows xray,components         # some of them; the table in docs/ stays as it is
+    python scripts/bench.py --gpu                          # the rows of a GPU
+
+Every row runs reference and ours in turn, after one warm-up each, and shows the medians. The reference is
+scripts/reference.py; the rows stand in scripts/bench_work.py.
+"""
+import json
+import multiprocessing
+import platform
+import re
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+import cv2
+import torch
+from tqdm import tqdm
+
+import bench_work
+import cli
+from bench_work import Work
+from cli import UserError
+from config import load_config
+from files import written_whole
+from machine import processor
+
+HEADER = "| work | reference | ours | ratio | asked | agreement |\n|---|---|---|---|---|---|\n"
+
+
+def bench(args) -> None:
+    cfg = load_config(args.config, args.overrides)
+    if args.gpu and not torch.cuda.is_available():
+        raise UserError("--gpu: torch sees no CUDA device")
+    works = bench_work.gpu_works(cfg) if args.gpu else bench_work.cpu_works(cfg)
+    chosen = {name.strip() for name in args.rows.split(",") if name.strip()}
+    known = {work.group for work in works}
+    if chosen - known:
+        raise UserError(f"--rows: no {', '.join(sorted(chosen - known))}; known: {', '.join(sorted(known))}")
+    cv2.setNumThreads(1)
+    machine = describe_machine(args.gpu)
+    print(machine, flush=True)
+    rows = []
+    for work in tqdm([work for work in works if not chosen or work.group in chosen], "bench", disable=None):
+        rows.append(measure(work, args.repeats))
+        tqdm.write(table_line(rows[-1]), file=sys.stdout)
+    out = Path(args.out)
+    record = {"machine": machine, "date": date.today().isoformat(), "repeats": args.repeats, "rows": rows}
+    with written_whole(out) as part:
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    if args.doc:
+        put_table(Path(args.doc), "gpu" if args.gpu else "cpu", as_markdown(record))
+    print(f"{out}{f', {args.doc}' if args.doc else ''}")
+
+
+def measure(work: Work, repeats: int) -> dict:
+    """Median seconds of reference and ours, run in turn so that a machine that changes its speed is fair to both."""
+    with work.ours() as (ours, note), Reference(work.reference) as reference:
+        result = ours()
+        seconds = {"reference": [], "ours": []}
+        for _ in range(min(repeats, work.most_repeats)):
+            if work.reference:
+                seconds["reference"].append(reference.time())
+            seconds["ours"].append(timed(ours))
+        row = {"work": work.name, "group": work.group, "asked": work.ask, "repeats": len(seconds["ours"]),
+               **{name: statistics.median(values) for name, values in seconds.items() if values}}
+        remarks = [work.agreement(reference.result, result)] if work.reference else []
+        row["agreement"] = "; ".join(filter(None, [*remarks, note(row["ours"])]))
+    if work.reference:
+        row["ratio"] = row["reference"] / row["ours"]
+    return row
+
+
+class Reference:
+    """A work's reference in a process of its own, as people run it: ours changes how a process treats its memory.
+
+    `result` is that of its first run, which is not timed.
+    """
+
+    def __init__(self, side: Callable | None):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(side, theirs), daemon=True) if side else None
+
+    def __enter__(self) -> "Reference":
+        if self.process:
+            self.process.start()
+            self.result = self.connection.recv()
+        return self
+
+    def time(self) -> float:
+        self.connection.send("run")
+        return self.connection.recv()
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.terminate()
+            self.process.join()
+
+
+def serve(side: Callable, connection: Connection) -> None:
+    """The process: prepares the side, runs it once, then times it whenever told to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other process's matter
+    cv2.setNumThreads(1)
+    with side() as run:
+        connection.send(run())
+        while connection.recv():
+            connection.send(timed(run))
+
+
+def timed(side: Callable) -> float:
+    started = time.perf_counter()
+    side()
+    return time.perf_counter() - started
+
+
+def as_markdown(record: dict) -> str:
+    """The table, under the machine and the command's date."""
+    return (f"{record['machine']}; {record['date']}, medians of up to {record['repeats']} runs in turn.\n\n{HEADER}"
+            + "\n".join(map(table_line, record["rows"])) + "\n")
+
+
+def table_line(row: dict) -> str:
+    reference = show_seconds(row["reference"]) if "reference" in row else "–"
+    ratio = f"**{row['ratio']:.1f}×**" if "ratio" in row else "–"
+    return (f"| {row['work']} | {reference} | {show_seconds(row['ours'])} | {ratio} | {row['asked'] or '–'} | "
+            f"{row['agreement']} |")
+
+
+def show_seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def put_table(doc: Path, name: str, table: str) -> None:
+    """Replaces what stands between <!-- name --> and <!-- /name --> in a document."""
+    text, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda found: found[1] + table + found[2],
+                          doc.read_text(encoding="utf-8"), flags=re.S)
+    if not count:
+        raise UserError(f"{doc}: has no place for the table, <!-- {name} --> … <!-- /{name} -->")
+    with written_whole(doc) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def describe_machine(gpu: bool) -> str:
+    return (f"{f'{torch.cuda.get_device_name()}, ' if gpu else ''}{processor()} "
+            f"({torch.backends.cpu.get_cpu_capability()}), Python {platform.python_version()}, "
+            f"torch {torch.__version__}")
+
+
+def main() -> None:
+    bench(cli.parse(__doc__, options={
+        "rows": ("", "groups of rows, joined by commas; all when left out"),
+        "repeats": (3, "counted runs of each side; slow rows take fewer"),
+        "out": ("outputs/bench/bench.json", "the figures as JSON"),
+        "doc": ("", "document whose table is replaced, e.g. docs/benchmarks.md"),
+        "gpu": (False, "the rows of a GPU")}))
+
+
+if __name__ == "__main__":
+    cli.run(main)

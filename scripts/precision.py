@@ -1,0 +1,130 @@
+"""What each backend and number format costs a run: its MSE on the validation set, its distance from fp32, its time.
+
+    python scripts/precision.py train.out_dir=outputs/u2netp
+
+Measures int8's ranges on training images, too, and keeps them beside the weights, for infer.precision=int8, if the MSE
+rises by less than 1 %. Leaves the table as precision.json in the run folder.
+"""
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import cli
+import metrics
+from config import Config, load_run, select_metric
+from dataset import ValidationSet, read_pair, read_pairs
+from device import pick_device
+from files import written_whole
+from folding import MatteNet
+from machine import processor
+from openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
+from predictor import Predictor, TorchPredictor, load_model, load_network, to_square
+from quantizing import Ranges, measure_ranges, ranges_path, save_ranges
+from u2net import U2Net
+
+CALIBRATION = 8     # training images that the ranges are measured on
+MOST_GROWTH = 0.01  # of the MSE, for int8 to be kept
+EXACT, INT8 = "fp32, as trained", "int8, openvino"
+
+
+def compare(cfg: Config) -> None:
+    """cfg: the run's."""
+    val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
+    model, size = load_model(cfg)
+    device, metric = pick_device(), select_metric(cfg)
+    machine = processor() if device.type == "cpu" else torch.cuda.get_device_name()
+    print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}: {size} px, tta "
+          f"{cfg.infer.tta}, {machine}")
+    ranges = int8_ranges(cfg, model, size) if computes("int8", device) else None
+    predictors = {EXACT: TorchPredictor(model.to(device), size, cfg.infer.tta, device, "fp32"),
+                  **backends(cfg, model, size, device, ranges)}
+    rows = measure(predictors, val_set, metric)
+    print("\n".join(table(rows, metric)))
+    if ranges is not None:
+        keep_or_drop(cfg, ranges, rows[INT8]["change"])
+    path = cfg.train.out_dir / "precision.json"
+    with written_whole(path) as part:
+        part.write_text(json.dumps({"machine": machine, "metric": metric, "images": len(val_set), "size": size,
+                                    "tta": cfg.infer.tta, "rows": rows}, indent=1))
+    print(path)
+
+
+def backends(cfg: Config, model: U2Net, size: int, device: torch.device, ranges: Ranges | None) -> dict[str, Predictor]:
+    """What this machine has."""
+    wanted = [("torch", precision) for precision in ("fp32", "bf16", "fp16") if computes(precision, device)]
+    if device.type == "cpu" and available():
+        wanted += [("openvino", precision) for precision in CAPABILITIES if computes(precision, device)]
+    found = {}
+    for backend, precision in wanted:
+        infer = cfg.infer.model_copy(update={"backend": backend, "precision": precision})
+        found[f"{precision}, {backend}"] = Predictor(
+            OpenvinoNetwork(model, size, infer, ranges) if precision == "int8"
+            else load_network(cfg.model_copy(update={"infer": infer}), model, size), size)
+    return found
+
+
+def computes(precision: str, device: torch.device) -> bool:
+    """Whether the hardware does, rather than imitate it."""
+    if device.type == "cuda":
+        return precision in ("fp32", "fp16") or (
+            precision == "bf16" and torch.cuda.is_bf16_supported(including_emulation=False))
+    return precision == "fp32" or (available() and CAPABILITIES[precision] in capabilities())
+
+
+def int8_ranges(cfg: Config, model: U2Net, size: int) -> Ranges:
+    pairs = read_pairs(cfg.data.train_csv, cfg.data.limit, cfg.data.on_error)
+    chosen = np.linspace(0, len(pairs) - 1, min(CALIBRATION, len(pairs)), dtype=int)
+    squares = (torch.from_numpy(to_square(read_pair(pairs[i])[0], size))[None]
+               for i in tqdm(chosen, "ranges", disable=None, leave=False))
+    return measure_ranges(MatteNet(model), squares)
+
+
+def measure(predictors: dict[str, Predictor], val_set: ValidationSet, metric: str) -> dict[str, dict[str, float]]:
+    """By predictor: distance from EXACT's alpha, MSE, its relative change, seconds per image."""
+    found = {name: [] for name in predictors}
+    for index in tqdm(range(len(val_set)), "comparing", disable=None, leave=False):
+        rgb, alpha, dense = val_set[index]
+        truth = dense if metric == "val_mse_dense" else alpha
+        preds = {name: predict([rgb])[0] for name, predict in predictors.items()}
+        for name, pred in preds.items():
+            error = np.abs(pred - preds[EXACT])
+            found[name].append((error.mean(), error.max(), metrics.mse(pred, truth)))
+    exact = np.mean(found[EXACT], 0)[2]
+    rows = {}
+    for name, values in found.items():
+        mean, _, mse = np.mean(values, 0).tolist()
+        rows[name] = {"mean_error": mean, "max_error": float(np.max(values, 0)[1]), "mse": mse,
+                      "change": float(mse / exact - 1), "seconds": predictors[name].seconds / len(val_set)}
+    return rows
+
+
+def table(rows: dict[str, dict[str, float]], metric: str) -> list[str]:
+    lines = [f"{'':18}{'mean |Δ|':>10}{'max |Δ|·255':>13}{metric:>15}{'change':>10}{'s/image':>9}"]
+    return lines + [f"{name:18}{row['mean_error']:10.6f}{row['max_error'] * 255:13.2f}{row['mse']:15.6f}"
+                    f"{row['change']:+10.3%}{row['seconds']:9.2f}" for name, row in rows.items()]
+
+
+def keep_or_drop(cfg: Config, ranges: Ranges, change: float) -> None:
+    path = ranges_path(cfg.infer.weights)
+    if change >= MOST_GROWTH:
+        path.unlink(missing_ok=True)
+        print(f"int8    raises the MSE by {change:.2%}, {MOST_GROWTH:.0%} or more: infer.precision=int8 stays without "
+              "ranges")
+        return
+    save_ranges(cfg.infer.weights, ranges, change)
+    print(f"int8    {path}; infer.precision=int8 applies it")
+
+
+def main() -> None:
+    args = cli.parse(__doc__)
+    compare(load_run(args.config, args.overrides))
+
+
+if __name__ == "__main__":
+    cli.run(main)

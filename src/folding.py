@@ -1,0 +1,44 @@
+"""The network as inference runs it: u8 pixels in, alpha out, and nothing computed that the alpha does not need.
+
+BatchNorm is folded into the convolutions. The fused output is a weighted sum of the six side outputs, and enlarging is
+linear: the weights go into the side convolutions, and the enlarged sides are added up, never held side by side.
+"""
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from u2net import DEPTH, MEAN, STD, ConvBNReLU, U2Net, full_precision, resize
+
+
+class MatteNet(nn.Module):
+    """(B,H,W,3) uint8 -> (B,H,W) float32 in [0,1]; a copy of `model`, whose convolutions compute in `dtype`."""
+
+    def __init__(self, model: U2Net, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        self.dtype = dtype
+        self.net = fold(model).to(dtype, memory_format=torch.channels_last)
+        self.register_buffer("mean", 255 * torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(STD).view(1, 3, 1, 1))
+
+    def forward(self, rgb: torch.Tensor) -> torch.Tensor:
+        x = (rgb.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        size = x.shape[-2:]
+        sides = (resize(full_precision(side), size) for side in self.net.sides(x.to(self.dtype)))
+        return sum(sides).sigmoid()[:, 0]
+
+
+def fold(model: U2Net) -> U2Net:
+    """A copy whose sides() add up to the fused logits once enlarged; its forward() means nothing any more."""
+    model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    for layer in model.modules():
+        if isinstance(layer, ConvBNReLU):
+            layer.conv_s1, layer.bn_s1 = fuse_conv_bn_eval(layer.conv_s1, layer.bn_s1), nn.Identity()
+    for depth, weight in zip(range(1, DEPTH + 1), model.outconv.weight.flatten(), strict=True):
+        side = getattr(model, f"side{depth}")
+        side.weight *= weight
+        side.bias *= weight
+    model.side1.bias += model.outconv.bias
+    del model.outconv
+    return model

@@ -1,0 +1,77 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import scene
+from predictor import Predictor
+from tiling import starts, tiled_alpha, window
+
+SIZE = 64
+
+
+class Local:
+    """A network whose alpha is a pixel's own luma, plus what `offset` makes of each tile."""
+    description, tta, batch_size = "luma", "none", 3
+
+    def __init__(self, offset=lambda square: 0):
+        self.offset, self.seen = offset, []
+
+    def __call__(self, squares):
+        self.seen.append(len(squares))
+        return np.stack([luma(square) + np.float32(self.offset(square)) for square in squares])
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    return rgb.astype(np.float32).mean(2) / 510 + np.float32(0.25)  # [.25,.75], away from the clip
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    return cv2.resize(scene(256)[0], (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+@given(st.integers(32, 3000), st.sampled_from([32, 64, 100]))
+def test_tiles_cover_everything_overlap_by_a_quarter_and_are_no_more_than_needed(length, size):
+    begins = starts(max(length, size), size)
+    assert begins[0] == 0 and begins[-1] + size == max(length, size)
+    assert all(0 < step <= size - size // 4 + 1 for step in np.diff(begins))
+    assert len(begins) == 1 or (len(begins) - 1) * (size - size // 4) < length - size + (size - size // 4)
+    assert window(size).min() > 0
+
+
+@pytest.mark.parametrize("shape", [(200, 330), (40, 300), (64, 65)])
+def test_what_a_network_sees_of_each_pixel_alone_comes_out_exact(shape):
+    rgb = photo(*shape)
+    np.testing.assert_allclose(tiled_alpha(rgb, SIZE, 3, Local()), luma(rgb), atol=1e-6)
+    alpha, = Predictor(Local(), SIZE, tile_over=64)([rgb])
+    # The whole image's square is rounded to levels after the shrinking, the tiles are not.
+    np.testing.assert_allclose(alpha, luma(rgb), atol=1 / 510 + 1e-6)
+    enlarged, = Predictor(Local(), SIZE)([rgb])
+    assert np.abs(enlarged - luma(rgb)).max() > 0.02
+
+
+def test_tiles_that_disagree_leave_no_seams_and_do_not_move_the_mean():
+    rgb = np.full((300, 300, 3), 128, np.uint8)
+    rgb[:, 150:] += 40
+    jumpy = Local(lambda square: 0.2 * (square[..., 0].mean() > 140))
+    assert np.abs(np.diff(tiled_alpha(rgb, SIZE, 3, jumpy), axis=0)).max() < 1e-6
+    alpha, = Predictor(jumpy, SIZE, tile_over=64)([rgb])
+    enlarged, = Predictor(jumpy, SIZE)([rgb])
+    assert abs(alpha.mean() - enlarged.mean()) < 2e-3
+    flat = np.r_[0:140, 160:299]  # away from the picture's own edge
+    assert np.abs(np.diff(alpha, axis=1)[:, flat]).max() < 0.02
+
+
+def test_only_large_images_are_tiled_and_never_in_larger_batches():
+    network = Local()
+    predict = Predictor(network, SIZE, tile_over=128)
+    small, large = photo(100, 128), photo(100, 129)
+    predict([small, small])
+    assert network.seen == [2]
+    network.seen.clear()
+    alpha, = predict([large])
+    assert alpha.shape == (100, 129) and network.seen == [1, 3, 3]  # 2 × 3 tiles
+    network.seen.clear()
+    Predictor(network, 160, tile_over=128)([large])  # seen at full resolution as it is
+    assert network.seen == [1]
