@@ -1,4 +1,4 @@
-"""What every command shares: its arguments, its exit codes, and files that are written whole or not at all.
+"""What every command shares: its arguments and its exit codes.
 
     python src/train.py [--config config.yaml] [key=value …]
 
@@ -6,20 +6,20 @@ Exit 0: done. 2: the user's input is wrong. 1: the operation failed. 130 / 143: 
 In each failing case one line `error: …` goes to stderr and names the thing and the remedy.
 """
 import argparse
-import contextlib
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 
 
 class UserError(Exception):
     """The input is wrong; the message is one line with the file, key or row and the remedy. Exit code 2."""
+    exit_code = 2
 
 
 class OperationError(Exception):
     """The input is right but the operation failed (network, disk, numerics). Exit code 1."""
+    exit_code = 1
 
 
 class Stopped(Exception):
@@ -54,26 +54,49 @@ class _Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], None]) -> None:
     """Calls `main` and ends the process with the exit code and the one line that its outcome asks for."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    warnings.filterwarnings("ignore", module="PIL")  # of files that it reads all the same
     try:
         main()
-    except UserError as error:
-        _end(2, error)
-    except OperationError as error:
-        _end(1, error)
+    except (UserError, OperationError) as error:
+        _end(error.exit_code, error)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
     except OSError as error:
         _end(1, f"{error.strerror or error}: {error.filename}" if error.filename else error)
     except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        remedy = next((remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, repr(error), re.I)), None)
+        if remedy is None:
+            raise
+        reason = str(error).strip().rsplit("\n", 1)[-1]  # a data worker's comes below its traceback
+        _end(1, f"{remedy} ({brief(reason)})" if reason else remedy)
+
+
+# What the machine lacks, as the libraries say it -> what to do about it.
+REMEDIES = {
+    r"shared memory|Bus error|DataLoader worker .*exited": "a data worker died, perhaps for want of shared memory; set "
+    "train.workers=0, or give the container more (docker run --shm-size=2g)",
+    r"MemoryError|can't allocate|cannot allocate|Insufficient memory|bad_alloc|killed by signal":
+    "the memory is full; in training lower train.batch_size, augment.crop or train.workers, in inference "
+    "infer.batch_size or infer.size",
+}
 
 
 def _end(code: int, error: object) -> None:
-    # A DataLoader worker's exception arrives with its traceback as text: the last line is the message.
-    line = str(error).rstrip().rsplit("\n", 1)[-1]
-    print(f"error: {line.removeprefix('cli.UserError: ').removeprefix('cli.OperationError: ')}", file=sys.stderr)
+    text = str(error).strip()
+    if text.startswith("Caught "):  # in a DataLoader worker: its traceback as text, the message at its end
+        text = re.split(r"\ncli\.\w+: ", text)[-1].rsplit("\nTraceback", 1)[-1]
+    print(f"error: {printable(text)}", file=sys.stderr)
     sys.exit(code)
+
+
+def printable(text: str) -> str:
+    """On one line, and without what would move a terminal's cursor: a file name may hold any character."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def brief(error: object) -> str:
@@ -81,21 +104,3 @@ def brief(error: object) -> str:
     text = " ".join(str(error).split())
     network = re.findall(r"\[Errno -?\d+\] [\w ]+", text)
     return network[-1] if network else text[:200]
-
-
-@contextlib.contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; renamed to `path` when the block ends well, else removed.
-
-    So `path` is at every moment either the old file, whole, or the new one, whole: also after a power cut.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

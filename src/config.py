@@ -4,6 +4,7 @@ A file given by --config may hold any subset of the keys: the rest come from con
 """
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from pydantic import ValidationError
 from cli import UserError
 from schema import Config, Loss, Section
 
-DEFAULTS = Path(__file__).resolve().parent.parent / "config.yaml"
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULTS = ROOT / "config.yaml"
+EMBEDDED = ROOT / "models/u2netp_dense.pth"  # comes with the code, see its model card beside it
 
 # pydantic's words for these are about Python's types, not about a YAML file
 PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a list of two numbers",
@@ -22,8 +25,10 @@ PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a l
 
 MSE_ALONE = Loss(base=1, object=0, thin=0, edge=0, background=0, sides=0)
 
-# What train's `auto` means: fine-tuning must not undo what the weights know, a new network has a long way to go.
+# What train's `auto` means: fine-tuning must not undo what the weights know, a new network has a long way to go, and
+# the embedded one has only begun it.
 RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
+           "embedded": {"lr": 5e-4, "warmup": 0.05, "schedule": "cosine"},
            "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine"}}
 
 
@@ -87,6 +92,11 @@ def official_weights(variant: str) -> Path:
     return Path("weights") / f"{variant}.pth"
 
 
+def named_weights(weights: Path | None, variant: str) -> Path | None:
+    """What `official` and `embedded` stand for; any other path, or none, is taken as it is."""
+    return {Path("official"): official_weights(variant), Path("embedded"): EMBEDDED}.get(weights, weights)
+
+
 def sample_submission(cfg: Config) -> Path | None:
     """The one that is set; else, for the competition's own test folder, the one found beside it."""
     if cfg.data.sample_submission or cfg.infer.images != cfg.data.test_dir:
@@ -125,23 +135,31 @@ def _follow(cfg: Config) -> Config:
         "test_dir": data.test_dir or test_set / "orig_1024",
         "solution_csv": data.solution_csv or test_set / "solution.csv",
     })
-    if model.weights == Path("official"):
-        model = model.model_copy(update={"weights": official_weights(model.variant)})
-    recipe = RECIPES["weights" if model.weights else "nothing"]
+    model = model.model_copy(update={"weights": named_weights(model.weights, model.variant)})
+    recipe = RECIPES["nothing" if not model.weights else "embedded" if model.weights == EMBEDDED else "weights"]
     train = cfg.train.model_copy(update={
         key: value for key, value in recipe.items() if getattr(cfg.train, key) == "auto"})
     infer = infer.model_copy(update={
         "images": infer.images or data.test_dir,
         "size": infer.size or data.size,
-        "weights": infer.weights or cfg.train.out_dir / "best.pth",
+        "weights": named_weights(infer.weights, model.variant) or cfg.train.out_dir / "best.pth",
         "submission": infer.submission or cfg.train.out_dir / "submission.csv",
     })
     return cfg.model_copy(update={"data": data, "model": model, "train": train, "infer": infer})
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them stand for more values than any memory holds."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = _parse(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; give one with --config") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -155,15 +173,19 @@ def _read(path: str | Path) -> dict[str, Any]:
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise UserError(f"'{text}': an override is written key=value, e.g. train.epochs=3")
+    if not separator or not re.fullmatch(r"\w+(\.\w+){0,3}", key):
+        raise UserError(f"'{_one_line(text)}': an override is written key=value, e.g. train.epochs=3")
     try:
-        values = yaml.safe_load(value)
+        values = _parse(value)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{key}={value}: is not valid YAML ({_one_line(error)})") from None
     for part in reversed(key.split(".")):
         values = {part: values}
     return values
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Plain)
 
 
 def _merge(base: dict, update: dict) -> dict:

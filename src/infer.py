@@ -3,44 +3,118 @@
     python src/infer.py infer.images=photos infer.weights=outputs/u2netp/best.pth infer.cutout_dir=cutouts
 """
 import itertools
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 import cli
-from cli import UserError, written_whole
-from config import Config, load_config, sample_submission
+import distributed
+from cli import OperationError, UserError
+from config import EMBEDDED, Config, load_config, sample_submission
+from distributed import ALONE, World
+from files import written_whole
 from foreground import estimate_foreground
-from images import list_images, read_rgb
-from postprocess import NONE, apply, load_tuned
-from predictor import load_predictor
-from submission import SubmissionWriter, read_rows, to_levels
+from images import is_text, list_images, read_rgb
+from postprocess import NONE, Setting, apply, load_tuned
+from predictor import Predictor, Raw, load_predictor
+from submission import SubmissionWriter, encode_alpha, read_rows, shared_out, to_levels
 
 
-def infer(cfg: Config) -> None:
+class Prepared(NamedTuple):
+    """An image on its way to the network."""
+    path: Path
+    rgb: np.ndarray     # (H,W,3) uint8
+    square: np.ndarray  # (S,S,3) uint8, as the network sees it
+
+
+def infer(cfg: Config, world: World = ALONE) -> None:
     """Writes cfg.infer.submission (and png_dir, cutout_dir), whole or not at all."""
     paths = ordered_images(cfg)
     setting = load_tuned(cfg.infer.weights) if cfg.infer.postprocess == "tuned" else NONE
-    predict = load_predictor(cfg)
-    print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.weights}: {predict.description}, "
-          f"post-processing {setting}")
-    started = time.perf_counter()
-    with SubmissionWriter(cfg.infer.submission) as writer:
-        for batch in batched(read_ahead(paths), cfg.infer.batch_size, len(paths)):
-            for (path, rgb), pred in zip(batch, predict([rgb for _, rgb in batch]), strict=True):
-                alpha = apply(setting, rgb, pred)
-                writer.write(path.stem, alpha)
-                if cfg.infer.png_dir:
-                    write_png(cfg.infer.png_dir / f"{path.stem}.png", to_levels(alpha))
-                if cfg.infer.cutout_dir:
-                    write_png(cfg.infer.cutout_dir / f"{path.stem}.png", cutout(rgb, alpha))
+    try:
+        predict = load_predictor(cfg)
+        print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.weights}: {predict.description}, "
+              f"post-processing {setting}")
+        started, block = time.perf_counter(), predict.batch_size
+        with shared_out(cfg.infer.submission, world, block) as csv_path, SubmissionWriter(csv_path) as writer:
+            for name, text in predicted_rows(cfg, world.deal(paths, block), predict, setting):
+                writer.write_encoded(name, text)
+    except torch.OutOfMemoryError:
+        raise OperationError("the GPU's memory is full; lower infer.batch_size or infer.size") from None
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OperationError(f"{cfg.infer.submission}: cannot be written, {error.strerror}; make room and run the same "
+                             "command again") from None
     seconds = time.perf_counter() - started
-    print(f"{cfg.infer.submission}: {len(paths)} rows in {seconds:.1f} s, {seconds / len(paths):.2f} s per image")
+    print(f"{cfg.infer.submission}: {len(paths)} rows in {seconds:.1f} s, {len(paths) / seconds:.2f} images/s, "
+          f"{predict.seconds / seconds:.0%} of the time in the network")
+
+
+def with_weights(cfg: Config) -> Config:
+    """Before a first training there is no best.pth: the weights that come with the code stand in, and it is said."""
+    run = cfg.train.out_dir
+    if run.exists() or cfg.infer.weights != run / "best.pth":
+        return cfg
+    print(f"{run}: nothing was trained there yet; with the weights that come with the code (infer.weights=embedded)")
+    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": EMBEDDED})})
+
+
+def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: Setting) -> Iterator[tuple[str, str]]:
+    """(filename, image_utf) of each image, in order.
+
+    Reading and encoding run in threads beside the network; each holds a few images, however many there are.
+    """
+    def read(path: Path) -> Prepared:
+        rgb = read_rgb(path)
+        return Prepared(path, rgb, predict.prepare(rgb))
+
+    def encode(image: tuple[Prepared, Raw]) -> tuple[str, str]:
+        (path, rgb, _), raw = image
+        alpha = apply(setting, rgb, predict.finish(rgb, raw))
+        if cfg.infer.png_dir:
+            write_png(cfg.infer.png_dir / f"{path.stem}.png", to_levels(alpha))
+        if cfg.infer.cutout_dir:
+            write_png(cfg.infer.cutout_dir / f"{path.stem}.png", cutout(rgb, alpha))
+        return path.stem, encode_alpha(alpha)
+
+    def run(images: Iterable[Prepared]) -> Iterator[tuple[Prepared, Raw]]:
+        for batch in batched(images, predict.batch_size, len(paths)):
+            yield from zip(batch, predict.run([i.rgb for i in batch], [i.square for i in batch]), strict=True)
+
+    cv2.setNumThreads(1)  # these threads are enough
+    threads = background_threads()
+    images = in_order(read, paths, threads, predict.batch_size)
+    return in_order(encode, run(images), threads, predict.batch_size)
+
+
+def in_order(function: Callable, items: Iterable, threads: int, ahead: int) -> Iterator:
+    """function(item) of each, in their order, computed in threads; `threads` + `ahead` of them exist at most."""
+    pool = ThreadPoolExecutor(threads)
+    waiting = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads + ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def background_threads() -> int:
+    """For reading and for encoding each: two keep up with any CPU's network; beside a GPU the cores are free."""
+    return max(2, min(8, (os.cpu_count() or 2) // 2)) if torch.cuda.is_available() else 2
 
 
 def ordered_images(cfg: Config) -> list[Path]:
@@ -48,6 +122,9 @@ def ordered_images(cfg: Config) -> list[Path]:
     paths, ignored = list_images(cfg.infer.images)
     if ignored:
         print(f"{cfg.infer.images}: {ignored} files that are no images are ignored")
+    for path in paths:
+        if not is_text(path.name):
+            raise UserError(f"{path}: its name is not valid UTF-8, which a submission must be; rename it")
     by_name = {path.stem: path for path in paths}
     if len(by_name) < len(paths):
         twice = next(path for path in paths if by_name[path.stem] is not path)
@@ -61,17 +138,6 @@ def ordered_images(cfg: Config) -> list[Path]:
         raise UserError(f"{sample}: its names are not those of {cfg.infer.images} ({', '.join(odd[:3]) or 'doubled'}); "
                         "set data.sample_submission to the right file")
     return [by_name[name] for name in names]
-
-
-def read_ahead(paths: list[Path], ahead: int = 2) -> Iterator[tuple[Path, np.ndarray]]:
-    """(path, rgb) in order, decoded in a thread while the network works; holds `ahead` images at most."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(read_rgb, path) for path in paths[:ahead]]
-        for i, path in enumerate(paths):
-            rgb = waiting.pop(0).result()
-            if i + ahead < len(paths):
-                waiting.append(pool.submit(read_rgb, paths[i + ahead]))
-            yield path, rgb
 
 
 def batched(items: Iterable, size: int, total: int) -> Iterator[list]:
@@ -96,7 +162,8 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 def main() -> None:
     args = cli.parse(__doc__)
-    infer(load_config(args.config, args.overrides))
+    with distributed.world() as world:
+        infer(with_weights(load_config(args.config, args.overrides)), world)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,20 @@ import torch
 from torch import nn
 
 import checkpoint
-from cli import UserError, written_whole
+from cli import UserError, brief
 from config import Config, dump_config, flat, select_metric
+from distributed import World
+from files import alone_in, written_whole
 from pictures import save_curves
 
+LAST, BEFORE_LAST, DAMAGED = "last.pth", "last.prev.pth", "last.damaged.pth"
 COLUMNS = ["epoch", "train_loss", "train_mse", "val_mse", "val_mse_dense", "val_sad", "val_grad", "val_conn", "lr",
            "images_per_s", "seconds"]
+
+
+def resumable(out_dir: Path) -> bool:
+    """Whether an earlier run's state is there; killed while it saved, it may have left the previous one alone."""
+    return (out_dir / LAST).exists() or (out_dir / BEFORE_LAST).exists()
 
 
 @dataclass
@@ -26,10 +34,9 @@ class Progress:
     seconds: float = 0.0  # of training, without validation
     history: list[dict[str, float]] = field(default_factory=list)  # metrics.csv's rows
 
-    def add(self, terms: dict[str, torch.Tensor], images: int, seconds: float) -> None:
-        values = torch.stack(list(terms.values())).tolist()  # one wait for the device, not one per term
-        for name, value in zip(terms, values, strict=True):
-            self.sums[name] = self.sums.get(name, 0.0) + value * images
+    def add(self, sums: dict[str, float], images: int, seconds: float) -> None:
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
         self.images += images
         self.seconds += seconds
         self.batch += 1
@@ -52,43 +59,69 @@ class Run:
     """Everything that a resumed run needs to equal an uninterrupted one."""
     cfg: Config
     model: nn.Module
+    trained: nn.Module  # runs model forward in training: itself, or what shares its gradients with other processes
     average: nn.Module  # the EMA of model, or model itself: what is validated and saved as the result
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    world: World
     progress: Progress = field(default_factory=Progress)
 
     @property
     def last(self) -> Path:
-        return self.cfg.train.out_dir / "last.pth"
+        return self.cfg.train.out_dir / LAST
+
+    @property
+    def before_last(self) -> Path:
+        return self.cfg.train.out_dir / BEFORE_LAST
 
     def save(self) -> None:
-        checkpoint.save(self.last, {
+        """last.pth; the one before it stays as last.prev.pth, for the case that last.pth gets damaged."""
+        if self.world.main:
+            checkpoint.save(self.last, self.state(), self.before_last)
+
+    def state(self) -> dict:
+        return {
             "model_state": self.model.state_dict(),
             "average_state": self.average.state_dict() if self.average is not self.model else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
             "config": self.cfg.model_dump(mode="json"),
-        })
+        }
 
     def resume(self) -> dict[str, tuple]:
         """Takes up what save() left -> the settings that have changed since: {key: (then, now)}."""
-        state = checkpoint.load_weights(self.model, self.last)
+        alone_in(self.cfg.train.out_dir)
         try:
-            if self.average is not self.model:
-                self.average.load_state_dict(state["average_state"] or state["model_state"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.progress = Progress(**state["progress"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{self.last}: holds no state to resume from ({error}); "
+            state = checkpoint.load_weights(self.model, self.last)
+        except checkpoint.Damaged as error:
+            if not self.before_last.exists():
+                raise UserError(f"{error}; or set train.resume=never to start anew") from None
+            print(f"warning {error}\nwarning going on from {self.before_last}, the state before it")
+            state = checkpoint.load_weights(self.model, self.before_last)
+            if self.last.exists():  # or the next save would make it the previous one
+                self.last.replace(self.last.with_name(DAMAGED))
+        try:
+            self.take(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError(f"{self.last}: holds no state to resume from ({brief(error)}); "
                             "set train.resume=never to start anew") from None
         then, now = flat(state["config"]), flat(self.cfg.model_dump(mode="json"))
         return {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
 
+    def take(self, state: dict) -> None:
+        """Goes on where another process's or an earlier run's state() stands."""
+        self.model.load_state_dict(state["model_state"])
+        if self.average is not self.model:
+            self.average.load_state_dict(state["average_state"] or state["model_state"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+
     def start_anew(self) -> None:
         """Removes what an earlier run left in the folder, so that nothing of it can be taken for this one's."""
         out_dir = self.cfg.train.out_dir
+        alone_in(out_dir)
         for path in [*out_dir.glob("*.pth"), *out_dir.glob("samples/epoch_*.png"), out_dir / "metrics.csv"]:
             path.unlink(missing_ok=True)
         with written_whole(out_dir / "config.yaml") as part:

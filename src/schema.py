@@ -1,8 +1,9 @@
 """The types and ranges of config.yaml's keys; their values and meanings stand there alone."""
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 
 SOURCES = ("competition", "magick", "csv", "synthetic")
 
@@ -34,6 +35,8 @@ class Section(BaseModel):
     def _a_switch_is_no_number(cls, value, info: ValidationInfo):
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("true/false is not allowed here")
+        if isinstance(value, str) and "\0" in value:  # no path can hold one
+            raise ValueError("a NUL character is not allowed here")
         return value
 
 
@@ -74,6 +77,7 @@ class Data(Section):
     sample_submission: Path | None
     size: Side | None
     limit: Count | None
+    cache_gb: NonNegative
     on_error: Literal["fail", "skip"]
     backgrounds_dir: Path | None
     images_dir: Path | None
@@ -128,6 +132,8 @@ class Train(Section):
     out_dir: Path
     epochs: Count
     batch_size: Count
+    micro_batch: Count | None
+    sync_bn: bool
     lr: Literal["auto"] | Positive
     weight_decay: NonNegative
     warmup: Literal["auto"] | Share
@@ -141,6 +147,8 @@ class Train(Section):
     grad_clip: NonNegative
     amp: Literal["auto", "bf16", "fp16", "fp32"]
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)]
+    compile: bool
+    checkpointing: bool
     resume: Literal["auto", "never"]
     select_by: Literal["auto", "val_mse", "val_mse_dense"]
     save_minutes: Positive
@@ -158,14 +166,23 @@ class Kaggle(Section):
 
 class Kernel(Section):
     mode: Literal["infer", "train"]
-    format: Literal["script"]
+    format: Literal["script", "notebook"]
     owner: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")] | None
     title: str
     max_hours: Annotated[float, Field(gt=0, le=12)]
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=16)]
+
+
+def without_credentials(url: str) -> str:
+    return re.sub(r"//[^/?#]*@", "//", url)
 
 
 class Weights(Section):
     url: Annotated[str, Field(pattern=r"^https?://")] | None
+
+    @field_serializer("url")
+    def _not_into_any_file(self, url: str | None) -> str | None:  # configs lie in run folders, checkpoints and reports
+        return url and without_credentials(url)
 
 
 class Infer(Section):
@@ -173,11 +190,13 @@ class Infer(Section):
     weights: Path | None
     submission: Path | None
     size: Side | None
-    batch_size: Count
+    tile_over: Side | None
+    batch_size: Literal["auto"] | Count
     tta: Literal["none", "flip"]
     postprocess: Literal["none", "tuned"]
-    backend: Literal["torch"]
-    precision: Literal["auto", "bf16", "fp16", "fp32"]
+    backend: Literal["auto", "torch", "openvino"]
+    precision: Literal["auto", "bf16", "fp16", "fp32", "int8"]
+    streams: Literal["auto"] | Count
     png_dir: Path | None
     cutout_dir: Path | None
 

@@ -9,16 +9,22 @@ import contextlib
 import csv
 import io
 import itertools
+import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from cli import UserError, written_whole
-from images import natural_key
+from cli import OperationError, UserError
+from files import written_whole
+from images import MOST_PIXELS, natural_key
+
+if TYPE_CHECKING:  # it brings torch, for which the other commands need not wait
+    from distributed import World
 
 HEADER = ["filename", "image_utf"]
 COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -27,7 +33,8 @@ COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA
 def to_levels(alpha: np.ndarray) -> np.ndarray:
     """alpha (H,W) float in [0,1] (clipped) -> (H,W) uint8, rounded half up, never stretched."""
     if not np.isfinite(alpha).all():
-        raise ValueError("alpha is not finite")
+        raise OperationError("an alpha is not finite: weights that are not, or a precision too low for them; "
+                             "set infer.precision=fp32, or train again")
     return np.floor(np.clip(alpha, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -47,9 +54,14 @@ def decode_alpha(text: str) -> np.ndarray:
     depth, color_type = data[24:26]
     if (depth, COLOR_TYPES.get(color_type)) != (8, "grey"):
         raise UserError(f"is not an 8-bit single-channel PNG ({depth} bit, {COLOR_TYPES.get(color_type, 'unknown')})")
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > MOST_PIXELS:
+        raise UserError(f"claims {width}×{height} pixels, more than any image here has")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             return np.array(image)
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on broken files
         raise UserError(f"is a damaged PNG ({' '.join(str(error).split())})") from None
 
@@ -72,10 +84,52 @@ class SubmissionWriter:
         return self._open.__exit__(*error)
 
     def write(self, name: str, alpha: np.ndarray) -> None:
+        self.write_encoded(name, encode_alpha(alpha))
+
+    def write_encoded(self, name: str, text: str) -> None:
+        """text: what encode_alpha() has made, perhaps in another thread."""
         if name in self._names:
             raise UserError(f"two test images are named {name}; rename one, a submission holds each name once")
         self._names.add(name)
-        self._rows.writerow([name, encode_alpha(alpha)])
+        self._rows.writerow([name, text])
+
+
+@contextlib.contextmanager
+def shared_out(path: Path, world: "World", block: int) -> Iterator[Path]:
+    """The CSV that this process is to write: of the rows of `path` those that world.deal(rows, block) gives it.
+
+    At the end process 0 merges the processes' CSVs, which lie beside `path`, into it, and removes them.
+    """
+    if world.size == 1:
+        yield path
+        return
+    parts = [path.with_name(f".{path.stem}.{rank}of{world.size}{path.suffix}") for rank in range(world.size)]
+    try:
+        yield parts[world.rank]
+        world.wait()
+        if world.main:
+            merge(parts, path, block)
+        world.wait()
+    finally:
+        for part in parts if world.main else [parts[world.rank]]:
+            part.unlink(missing_ok=True)
+
+
+def merge(parts: Sequence[Path], path: Path, block: int) -> None:
+    """What the processes have written, in turn `block` rows of each, as one CSV; holds one block in memory."""
+    missing = next((part for part in parts if not part.exists()), None)
+    if missing:
+        raise UserError(f"{missing}: is not here; several machines need a folder that all of them share for "
+                        "infer.submission")
+    sources = [read_rows(part) for part in parts]
+    with written_whole(path) as whole, whole.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(HEADER)
+        for source in itertools.cycle(sources):
+            turn = [row[1:] for row in itertools.islice(source, block)]
+            if not turn:  # a process without a row in its turn: none after it has one
+                break
+            rows.writerows(turn)
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, str, str]]:

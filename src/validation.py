@@ -1,6 +1,8 @@
 """Validation: predicts as inference does, and says how good that is between the floor and the trivial predictions."""
+import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,9 +14,10 @@ from tqdm import tqdm
 
 import metrics
 from augment import sample_xray_params, xray_alpha_dense
-from cli import written_whole
 from config import Config
 from dataset import Pair, ValidationSet, read_pair
+from distributed import ALONE, World
+from files import written_whole
 from predictor import Predictor
 from submission import to_levels
 
@@ -25,20 +28,20 @@ DRAWS = 4  # per image for the floor: its standard error over pixels and images 
 @dataclass
 class Validation:
     """What one pass over the validation set measured."""
-    images: list[dict] = field(default_factory=list)  # one row per image: names and metrics
+    images: dict[int, dict] = field(default_factory=dict)  # one row per image, by index: names and metrics
     # pixels per level 0…255 of the file's alpha, the dense target and the prediction
     histograms: dict[str, np.ndarray] = field(
         default_factory=lambda: {name: np.zeros(256, np.int64) for name in ("alpha", "target", "pred")})
     # sum of the target over the pixels that each predicted level has: divided by pred's histogram, the calibration
     target_sums: np.ndarray = field(default_factory=lambda: np.zeros(256))
 
-    def add(self, pair: Pair, alpha: np.ndarray, target: np.ndarray, pred: np.ndarray) -> dict:
+    def add(self, index: int, pair: Pair, alpha: np.ndarray, target: np.ndarray, pred: np.ndarray) -> dict:
         """One image; alpha, target, pred (H,W) in [0,1] -> its row."""
         row = {"image": pair.image_path.name, "family": pair.family,
                "val_mse": metrics.mse(pred, alpha), "val_mse_dense": metrics.mse(pred, target),
                "val_sad": metrics.sad(pred, alpha), "val_grad": metrics.grad(pred, alpha),
                "val_conn": metrics.conn(pred, alpha)}
-        self.images.append(row)
+        self.images[index] = row
         levels = {"alpha": to_levels(alpha), "target": to_levels(target), "pred": to_levels(pred)}
         for name, image in levels.items():
             self.histograms[name] += np.bincount(image.ravel(), minlength=256)
@@ -47,38 +50,49 @@ class Validation:
 
     def means(self) -> dict[str, float]:
         """metrics.csv's val_* columns."""
-        return {name: float(np.mean([row[name] for row in self.images]))
-                for name in self.images[0] if name.startswith("val_")}
+        rows = list(self.images.values())
+        return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0] if name.startswith("val_")}
+
+    def merged(self, world: World) -> "Validation":
+        """What all processes have measured; rows in the images' order, so that means do not depend on who did what."""
+        parts = world.gather((self.histograms, self.target_sums))
+        histograms = {name: sum(part[name] for part, _ in parts) for name in self.histograms}
+        return Validation(world.merge(self.images), histograms, sum(sums for _, sums in parts))
 
     def save(self, path: Path, epoch: int) -> None:
         """As validation.json of a run folder, for the report."""
         with written_whole(path) as part:
             part.write_text(json.dumps({
-                "epoch": epoch, "images": self.images, "target_sums": self.target_sums.tolist(),
+                "epoch": epoch, "images": list(self.images.values()), "target_sums": self.target_sums.tolist(),
                 "histograms": {name: counts.tolist() for name, counts in self.histograms.items()}}), encoding="utf-8")
 
 
 def validate(predict: Predictor, val_set: ValidationSet, batch_size: int, loading: dict,
-             stopped: Callable[[], bool] = lambda: False,
-             shown: Collection[int] = ()) -> tuple[Validation, list[tuple]]:
-    """The whole set, or what is done of it once stopped().
+             stopped: Callable[[], bool] = lambda: False, shown: Collection[int] = (),
+             world: World = ALONE) -> tuple[Validation, list[tuple]]:
+    """The whole set, or what is done of it once stopped(); the processes take its batches in turn.
 
     loading: how its DataLoader runs. -> measurements, and (row, rgb, alpha, target, pred) of the images `shown`.
     """
-    result, pictures = Validation(), []
-    loader = DataLoader(val_set, batch_size, collate_fn=list, **loading)
-    for batch in tqdm(loader, "validation", unit="batch", disable=None, leave=False):
-        for (rgb, alpha, target), pred in zip(batch, predict([rgb for rgb, _, _ in batch]), strict=True):
-            index = len(result.images)
-            row = result.add(val_set.pairs[index], alpha, target, pred)
-            if index in shown:
-                pictures.append((row, rgb, alpha, target, pred))
-        if stopped():
+    result, pictures = Validation(), {}
+    batches = [range(len(val_set))[start:start + batch_size] for start in range(0, len(val_set), batch_size)]
+    mine = world.deal(batches)
+    loader = iter(DataLoader(val_set, batch_sampler=mine, collate_fn=list, **loading))
+    for turn in tqdm(range(math.ceil(len(batches) / world.size)), "validation", unit="batch", disable=None,
+                     leave=False):
+        if turn < len(mine):
+            batch = next(loader)
+            preds = predict([rgb for rgb, _, _ in batch])
+            for index, (rgb, alpha, target), pred in zip(mine[turn], batch, preds, strict=True):
+                row = result.add(index, val_set.pairs[index], alpha, target, pred)
+                if index in shown:
+                    pictures[index] = row, rgb, alpha, target, pred
+        if stopped():  # asks all processes: each has to be here in each turn
             break
-    return result, pictures
+    return result.merged(world), list(world.merge(pictures).values())
 
 
-def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path) -> dict[str, float]:
+def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: World = ALONE) -> dict[str, float]:
     """What val_mse_dense is to be read against: the `floor`, and the predictions `zero` and best `constant`.
 
     The floor is the mean over images of the variance between draws of the dense alpha: the draws cannot be seen in the
@@ -86,10 +100,13 @@ def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path) -> dict[s
     """
     files = [(str(pair.image_path.resolve()), str(pair.alpha_path.resolve())) for pair in val_set.pairs]
     identity = hashlib.sha256(repr((files, cfg.seed, cfg.data.size, cfg.augment.xray)).encode()).hexdigest()
-    if cache.exists():
-        known = json.loads(cache.read_text(encoding="utf-8"))
-        if known.pop("identity") == identity:
-            return known
+    known = None
+    if world.main:
+        with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+            known = json.loads(cache.read_text(encoding="utf-8"))
+    known = world.from_main(known)
+    if isinstance(known, dict) and known.pop("identity", None) == identity:
+        return known
 
     def moments(index: int) -> tuple[float, float, float]:
         rgb, alpha = read_pair(val_set.pairs[index], cfg.data.size)
@@ -101,10 +118,12 @@ def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path) -> dict[s
         return float(draws.var(0, ddof=1).mean()), float(draws.mean()), float((draws**2).mean())
 
     with ThreadPoolExecutor() as pool:
-        rows = list(tqdm(pool.map(moments, range(len(val_set))), "floor of the validation set", len(val_set),
-                         disable=None, leave=False))
-    floor, mean, square = np.mean(rows, axis=0)
+        mine = world.deal(range(len(val_set)))
+        rows = tqdm(pool.map(moments, mine), "floor of the validation set", len(mine), disable=None, leave=False)
+        rows = world.merge(dict(zip(mine, rows, strict=True)))
+    floor, mean, square = np.mean(list(rows.values()), axis=0)
     levels = {"floor": float(floor), "constant": float(square - mean**2), "zero": float(square)}
-    with written_whole(cache) as part:
-        part.write_text(json.dumps({"identity": identity, **levels}), encoding="utf-8")
+    if world.main:
+        with written_whole(cache) as part:
+            part.write_text(json.dumps({"identity": identity, **levels}), encoding="utf-8")
     return levels

@@ -1,18 +1,25 @@
 """What the tests share: a small set of pairs, a trained run folder, and the reference material where it is present."""
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import cli
 
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"):  # of the `make test` around us, not of the makes tested here
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
@@ -99,3 +106,18 @@ def run_dir(tmp_path_factory, pairs_csv) -> Path:
     result = script("src/train.py", *tiny(pairs_csv, out_dir))
     assert result.returncode == 0, result.stderr
     return out_dir
+
+
+def wait_for(path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} never came"
+        time.sleep(0.05)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers_stay():
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -1,3 +1,7 @@
+import resource
+import threading
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -6,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import one_error_line, scene, script
+from conftest import call, one_error_line, scene, script
 from images import read_rgb
+from infer import in_order
+from infer import main as infer_main
 from predictor import TorchPredictor, from_square, to_square
 from submission import decode_alpha, read_rows
 from u2net import U2Net
@@ -100,19 +106,23 @@ def test_the_sample_submission_sets_the_order(run_dir, images, tmp_path):
     assert "names are not those of" in line
 
 
-def test_bad_folders_and_files_leave_nothing_behind(run_dir, images, tmp_path):
-    options = [f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/out/s.csv"]
-    assert "no such folder" in one_error_line(script("src/infer.py", f"infer.images={tmp_path}/no", *options), 2)
+def test_bad_folders_and_files_leave_nothing_behind(run_dir, images, tmp_path, monkeypatch, capsys):
+    def refusal(folder):
+        code, _, err = call(infer_main, [f"infer.images={tmp_path}/{folder}", f"train.out_dir={run_dir}",
+                                         f"infer.submission={tmp_path}/out/s.csv"], monkeypatch, capsys)
+        assert code == 2 and err.count("\n") == 1
+        return err
+
+    assert "no such folder" in refusal("no")
     (tmp_path / "images").mkdir()
-    assert "no image in it" in one_error_line(script("src/infer.py", f"infer.images={tmp_path}/images", *options), 2)
+    assert "no image in it" in refusal("images")
     whole = (images / "10.png").read_bytes()
     (tmp_path / "images/a.png").write_bytes(whole)
     (tmp_path / "images/b.png").write_bytes(whole[:len(whole) // 2])
-    assert "b.png" in one_error_line(script("src/infer.py", f"infer.images={tmp_path}/images", *options), 2)
+    assert "b.png" in refusal("images")
     assert not any((tmp_path / "out").iterdir())
     (tmp_path / "images/b.png").rename(tmp_path / "images/a.jpg")
-    line = one_error_line(script("src/infer.py", f"infer.images={tmp_path}/images", *options), 2)
-    assert "another image is named a" in line
+    assert "another image is named a" in refusal("images")
 
 
 def test_score_and_picture_of_a_test_set_with_solution(run_dir, images, tmp_path):
@@ -124,3 +134,45 @@ def test_score_and_picture_of_a_test_set_with_solution(run_dir, images, tmp_path
     assert "all zero" in result.stdout and "best constant" in result.stdout
     assert script("src/report.py", *options).returncode == 0
     assert read_rgb(run_dir / "report.png").shape[1] > 1000
+
+
+def test_items_come_in_order_and_few_exist_at_a_time():
+    alive, most = set(), []
+    gate = threading.Lock()
+
+    def make(i):
+        with gate:
+            alive.add(i)
+            most.append(len(alive))
+        time.sleep(0.002 * (i % 3))
+        return i
+
+    for expected, i in enumerate(in_order(make, range(60), threads=3, ahead=2)):
+        assert i == expected
+        alive.discard(i)
+    assert expected == 59 and max(most) <= 3 + 2 + 1
+
+
+def test_a_failure_in_any_item_ends_the_others():
+    done = []
+
+    def make(i):
+        done.append(i)
+        if i == 5:
+            raise OSError("broken")
+        return i
+
+    with pytest.raises(OSError, match="broken"):
+        list(in_order(make, range(1000), threads=2, ahead=2))
+    assert max(done) < 12
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+def test_a_full_disk_ends_with_1_and_one_line_and_leaves_nothing(run_dir, images, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    result = script("src/infer.py", f"infer.images={images}", f"train.out_dir={run_dir}", "infer.backend=torch",
+                    f"infer.submission={tmp_path}/s.csv", preexec_fn=limit)
+    assert "s.csv: cannot be written" in one_error_line(result, 1)
+    assert not any(tmp_path.iterdir())

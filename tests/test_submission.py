@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from cli import UserError
+from cli import OperationError, UserError
 from submission import HEADER, SubmissionWriter, baselines, decode_alpha, encode_alpha, score, validate
 
 SHAPE = (6, 8)
@@ -43,7 +43,7 @@ def test_every_level_survives_the_round_trip(levels):
 def test_values_are_rounded_clipped_and_never_stretched():
     alpha = np.array([[0.5, 0.4999, -1, 2, 0.8, 126.5 / 255]])
     np.testing.assert_array_equal(decode_alpha(encode_alpha(alpha)), [[128, 127, 0, 255, 204, 127]])
-    with pytest.raises(ValueError):
+    with pytest.raises(OperationError, match="not finite"):
         encode_alpha(np.array([[np.nan]]))
 
 

@@ -1,30 +1,24 @@
 import csv
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 
 import checkpoint
-from cli import OperationError
+from cli import OperationError, UserError
 from config import DEFAULTS, load_config
-from conftest import ROOT, one_error_line, script, tiny, write_pairs
+from conftest import ROOT, call, one_error_line, script, tiny, wait_for, write_pairs
 from device import pick_precision
 from images import read_rgb
-from train import epoch_batches, train, update_average
-
-
-@pytest.fixture(autouse=True)
-def signal_handlers_stay():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+from loading import epoch_batches, sharing_workers
+from train import main as train_main
+from train import train, update_average
 
 
 def run(pairs_csv, out_dir, *more) -> dict:
@@ -61,7 +55,8 @@ def test_a_run_leaves_the_run_folder_of_the_contract(run_dir):
 
 @pytest.mark.parametrize("more", [[], ["train.ema=0.9", "train.grad_clip=1", "train.schedule=cosine",
                                        "train.warmup=0.5", "train.final_epochs=1", "train.final_loss=mse",
-                                       "augment.final_crop=32", "train.workers=1"]], ids=["plain", "everything on"])
+                                       "augment.final_crop=32", "train.workers=1",
+                                       "train.checkpointing=true"]], ids=["plain", "everything on"])
 def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(pairs_csv, tmp_path, capsys, more):
     whole = run(pairs_csv, tmp_path / "whole", *more)
     for batch in (1, 2):  # in mid-epoch, then between the epoch's last step and its validation
@@ -135,21 +130,14 @@ def test_after_kill_9_the_run_resumes(pairs_csv, tmp_path):
     assert result.returncode == 0 and f"resumed from {tmp_path}/last.pth" in result.stdout, result.stderr
 
 
-def wait_for(path, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} never came"
-        time.sleep(0.05)
-
-
-def test_a_users_mistakes_end_with_2_and_one_line(pairs_csv, tmp_path):
+def test_a_users_mistakes_end_with_2_and_one_line(pairs_csv, tmp_path, monkeypatch, capsys):
     half = tmp_path / "half.png"
     half.write_bytes((pairs_csv.parent / "rgb_0.png").read_bytes()[:500])
     (tmp_path / "bad.csv").write_text(f"image_path,alpha_path\n{half},{pairs_csv.parent}/alpha_0.png\n")
-    line = one_error_line(script("src/train.py", *tiny(tmp_path / "bad.csv", tmp_path / "run")), 2)
-    assert "bad.csv line 2" in line and "half.png" in line
-    line = one_error_line(script("src/train.py", *tiny(pairs_csv, tmp_path / "run", f"model.weights={half}")), 2)
-    assert "half.png" in line
+    for options, words in ((tiny(tmp_path / "bad.csv", tmp_path / "run"), "bad.csv line 2"),
+                           (tiny(pairs_csv, tmp_path / "run", f"model.weights={half}"), "half.png")):
+        code, _, err = call(train_main, options, monkeypatch, capsys)
+        assert code == 2 and err.count("\n") == 1 and words in err and "half.png" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -177,6 +165,19 @@ def test_the_average_moves_by_one_minus_decay():
     new.num_batches_tracked.fill_(7)
     update_average(kept, new, decay=0.75, step=1000)
     assert kept.weight.item() == pytest.approx(1.5) and kept.num_batches_tracked == 7
+
+
+def test_compilation_and_checkpointing_exclude_each_other(pairs_csv, tmp_path):
+    with pytest.raises(UserError, match="set one to false"):
+        run(pairs_csv, tmp_path, "train.compile=true", "train.checkpointing=true")
+
+
+def test_workers_fit_into_shared_memory(pairs_csv, tmp_path):
+    cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path))
+    free = shutil.disk_usage(tmp_path).free
+    assert sharing_workers(cfg, tmp_path) == pytest.approx(free / (3 * 2 * 64 * 64 * 7), rel=0.1)
+    huge = cfg.model_copy(update={"train": cfg.train.model_copy(update={"batch_size": free // 64**2})})
+    assert sharing_workers(huge, tmp_path) == 0
 
 
 def test_auto_precision_is_one_that_the_cpu_has():

@@ -1,0 +1,62 @@
+"""Which images a training step sees, and how DataLoader processes bring them."""
+import ctypes
+import os
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from config import Config
+from distributed import local_processes
+
+SHUFFLE = 2  # what a random generator is keyed by, beside dataset.py's: [seed, purpose, …]
+MOST_WORKERS = 16
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+
+
+def epoch_batches(cfg: Config, epoch: int, count: int) -> list[list[tuple[int, int]]]:
+    """The epoch's batches of TrainSet keys (epoch, index), shuffled by seed and epoch.
+
+    An incomplete last batch is left out (its images come in other epochs): BatchNorm learns little from one image.
+    """
+    order = np.random.default_rng([cfg.seed, SHUFFLE, epoch]).permutation(count).tolist()
+    size = min(cfg.train.batch_size, count)
+    return [[(epoch, index) for index in order[start:start + size]] for start in range(0, count - size + 1, size)]
+
+
+def loading(cfg: Config, device: torch.device) -> dict:
+    """How a DataLoader runs: on a CPU one process, since the network needs the cores; beside a GPU all but one."""
+    workers = cfg.train.workers
+    if workers == "auto":
+        cores = (os.cpu_count() or 1) // local_processes()
+        wanted = 1 if device.type == "cpu" else max(1, min(MOST_WORKERS, cores - 1))
+        workers = min(wanted, sharing_workers(cfg))
+        if workers < wanted:
+            print(f"workers {workers} instead of {wanted}: /dev/shm has no room for more (docker run --shm-size=2g)")
+    return {"num_workers": workers, "pin_memory": device.type == "cuda", "worker_init_fn": partial(serve, os.getpid())}
+
+
+def sharing_workers(cfg: Config, shared: Path = Path("/dev/shm")) -> int:
+    """How many DataLoader processes find room in shared memory for what they hand over: Docker gives 64 MB."""
+    if not shared.exists():
+        return MOST_WORKERS
+    # rgb uint8 and target float32; a process has two batches ready and makes a third, the main one holds another
+    batch = cfg.train.batch_size * max(cfg.augment.crop, cfg.augment.final_crop or 0) ** 2 * (3 + 4)
+    return max(0, (shutil.disk_usage(shared).free - batch) // (3 * batch))
+
+
+def serve(main: int, worker: int) -> None:
+    """Called in a worker: it lives as long as the process `main`, which alone is told of a terminal's Ctrl-C.
+
+    The main process still needs its workers to finish the step. One killed in the moment of starting them would leave
+    them behind for ever: torch's own watch then takes whoever inherits them for their parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != main:  # it died before the line above
+            os._exit(1)

@@ -1,0 +1,207 @@
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import checkpoint
+import distributed
+import launch
+from cli import UserError
+from config import DEFAULTS, load_config
+from conftest import ROOT, call, one_error_line, scene, script, tiny, wait_for, write_pairs
+from dataset import ValidationSet, read_pairs
+from distributed import Pulse, World
+from files import CLAIMS
+from infer import infer
+from pictures import save_picture
+from predictor import TorchPredictor
+from train import train
+from u2net import U2Net
+from validation import reference_levels, validate
+
+PROCESSES = multiprocessing.get_context("forkserver")  # forked where no library has started a thread yet
+PROCESSES.set_forkserver_preload(["torch.utils.data", "torch.distributed", "cv2", "pydantic"])
+
+
+def together(size: int, folder: Path, work, *arguments) -> list:
+    """work(world, *arguments) in `size` processes -> its results by rank."""
+    workers = [PROCESSES.Process(target=member, args=(rank, size, folder, work, arguments)) for rank in range(size)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * size
+    return [pickle.loads((folder / f"{rank}of{size}").read_bytes()) for rank in range(size)]
+
+
+def member(rank: int, size: int, folder: Path, work, arguments) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(str(folder / f"store{size}"), size), rank=rank,
+                            world_size=size)
+    result = work(World(rank, size, dist.group.WORLD), *arguments)
+    (folder / f"{rank}of{size}").write_bytes(pickle.dumps(result))
+
+
+@pytest.mark.parametrize("size, images, most", [(1, 5, None), (1, 5, 2), (2, 5, 2), (3, 4, None), (3, 12, 2)])
+def test_a_batch_is_shared_out_whole_in_equally_many_passes(size, images, most):
+    shares = [World(rank, size).passes(range(images), most) for rank in range(size)]
+    assert sorted(image for share in shares for part in share for image in part) == list(range(images))
+    assert len({len(share) for share in shares}) == 1
+    assert all(1 <= len(part) <= (most or images) for share in shares for part in share)
+
+
+@pytest.mark.parametrize("size, images, most", [(3, 2, None), (2, 3, 1)])
+def test_a_batch_too_small_to_share_is_refused(size, images, most):
+    with pytest.raises(UserError, match=f"a multiple of {size}"):
+        World(0, size).passes(range(images), most)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_validation_gives_the_same_numbers_for_any_number_of_processes(tmp_path, batch_size):
+    pairs_csv = write_pairs(tmp_path / "pairs", 5, 64)
+    alone = together(1, tmp_path, validated, pairs_csv, tmp_path, batch_size)[0]
+    assert alone[-1] == ["rgb_0.png", "rgb_3.png"] and len(alone[1]) == 5
+    for size in (2, 3):
+        assert together(size, tmp_path, validated, pairs_csv, tmp_path, batch_size) == [alone] * size
+
+
+def validated(world: World, pairs_csv: Path, folder: Path, batch_size: int) -> tuple:
+    cfg = load_config(DEFAULTS, tiny(pairs_csv, folder))
+    val_set = ValidationSet(read_pairs(pairs_csv), cfg)
+    torch.manual_seed(0)
+    predict = TorchPredictor(U2Net(), 64, "none", torch.device("cpu"), "fp32")
+    levels = reference_levels(val_set, cfg, folder / f"levels{world.size}.json", world)
+    result, pictures = validate(predict, val_set, batch_size, {}, shown=[0, 3], world=world)
+    counts = {name: values.tolist() for name, values in result.histograms.items()}
+    return levels, result.images, result.means(), counts, [picture[0]["image"] for picture in pictures]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_inference_merges_to_the_bytes_of_one_process(run_dir, tmp_path, batch_size):
+    for i in range(5):
+        save_picture(tmp_path / f"images/{i}.png", scene(64, i)[0])
+    for size in (1, 2, 3):
+        target = tmp_path / f"out{size}/s.csv"
+        together(size, tmp_path, inferred, [
+            f"infer.images={tmp_path}/images", f"train.out_dir={run_dir}", "infer.tta=none", "infer.backend=torch",
+            f"infer.batch_size={batch_size}", f"infer.submission={target}"])
+        assert [path.name for path in target.parent.iterdir()] == ["s.csv"]
+        assert target.read_bytes() == (tmp_path / "out1/s.csv").read_bytes()
+
+
+def inferred(world: World, overrides: list[str]) -> None:
+    infer(load_config(DEFAULTS, overrides), world)
+
+
+@pytest.mark.parametrize("still", [0, 1])  # 0 is the store's host
+def test_a_process_that_stands_still_ends_the_others(still):
+    port = free_port()
+    workers = [PROCESSES.Process(target=stand_or_wait, args=(rank, port, rank == still)) for rank in range(2)]
+    try:
+        for worker in workers:
+            worker.start()
+        workers[1 - still].join(30)
+        assert workers[1 - still].exitcode == 1
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def stand_or_wait(rank: int, port: int, stands: bool) -> None:
+    distributed.BEAT, distributed.SILENCE = 0.2, 2
+    store = dist.TCPStore("127.0.0.1", port, 2, rank == 0)
+    pulse = Pulse(store, rank, 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    pulse.start()
+    if stands:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    dist.barrier()
+
+
+def test_two_processes_train_as_one_and_go_on_where_one_has_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(nn.BatchNorm2d, "train", lambda self, mode=True: nn.Module.train(self, False))
+    pairs_csv = write_pairs(tmp_path / "pairs", 5, 64)
+    options = ["train.batch_size=5", "train.epochs=3", "train.lr=1e-4", "train.schedule=plateau", "train.ema=0.5",
+               "train.grad_clip=1", "train.amp=fp32", "train.samples=0"]
+
+    def run(name, *more):
+        train(load_config(DEFAULTS, tiny(pairs_csv, tmp_path / name, *options, *more)))
+
+    run("whole")
+    run("parts", "train.max_hours=1e-9")  # one step
+    CLAIMS.pop(str(tmp_path / "parts")).close()  # this process goes on, but not in there
+    port = str(free_port())
+    workers = [subprocess.Popen(
+        [sys.executable, ROOT / "tests/frozen.py", *tiny(pairs_csv, tmp_path / "parts", *options,
+                                                         "train.micro_batch=2")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2",
+             "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}) for rank in ("0", "1")]
+    (said, _), (quiet, _) = (worker.communicate(timeout=300) for worker in workers)
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert "2 processes on 1 machine(s), gloo: no GPU" in said and "after 1 batches" in said and not quiet
+    whole, parts = (checkpoint.load(tmp_path / name / "last.pth") for name in ("whole", "parts"))
+    assert parts["progress"]["step"] == 3
+    for state in ("model_state", "average_state"):
+        for key, value in whole[state].items():
+            torch.testing.assert_close(parts[state][key], value, rtol=0, atol=1e-6, msg=key)
+    for key, value in whole["optimizer"]["state"].items():  # the gradients' mean: AdamW's steps hide their scale
+        torch.testing.assert_close(parts["optimizer"]["state"][key]["exp_avg"], value["exp_avg"], rtol=1e-3, atol=1e-7)
+    for one, two in zip(whole["progress"]["history"], parts["progress"]["history"], strict=True):
+        for key in ("train_loss", "train_mse", "loss_thin", "val_mse", "val_mse_dense", "val_floor"):
+            assert two[key] == pytest.approx(one[key], rel=1e-5, abs=1e-6), key
+
+
+def test_a_killed_process_ends_the_run_with_one_line(pairs_csv, tmp_path):
+    launcher = subprocess.Popen(
+        [sys.executable, ROOT / "scripts/launch.py", "train", "--gpus", "2",
+         *tiny(pairs_csv, tmp_path, "train.epochs=1000")],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "metrics.csv", 120)
+    os.kill(children(launcher.pid)[-1], signal.SIGKILL)
+    out, err = launcher.communicate(timeout=60)
+    line = one_error_line(subprocess.CompletedProcess([], launcher.returncode, out, err), 1)
+    assert "was ended by SIGKILL" in line and "goes on from last.pth" in line
+    assert len(err.splitlines()) == 1, err
+
+
+def test_a_users_mistake_is_said_once_whoever_sees_it(tmp_path):
+    result = script("scripts/launch.py", "train", "--gpus", "2", f"data.train_csv={tmp_path}/no.csv")
+    assert "no.csv: no such pairs CSV" in one_error_line(result, 2)
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--gpus", "0"], "--gpus 0"), (["--nnodes", "2"], "MASTER_ADDR"),
+    (["--nnodes", "2", "--master-addr", "127.0.0.1", "--node-rank", "2"], "numbered from 0")])
+def test_impossible_numbers_of_processes_are_refused(arguments, words, monkeypatch, capsys):
+    code, _, err = call(launch.main, ["train", *arguments], monkeypatch, capsys)
+    assert code == 2 and words in err
+
+
+@pytest.mark.parametrize("variables, command", [
+    ([], "src/train.py "), (["GPUS=2"], "scripts/launch.py train --gpus 2 "), (["RESTARTS=3"], "--restarts 3 "),
+    (["NNODES=2", "NODE_RANK=1", "MASTER_ADDR=10.0.0.1"], '--nnodes 2 --node-rank 1 --master-addr "10.0.0.1" ')])
+def test_make_starts_as_many_processes_as_asked_for(variables, command):
+    said = subprocess.run(["make", "-n", "train", *variables], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert command in said.stdout.splitlines()[-1]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
