@@ -3,21 +3,47 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 SOURCE ?= competition,magick
+# Several processes, for train and infer: GPUS per machine; on each of NNODES machines the same command with its own
+# NODE_RANK (0, 1, …) and the address of machine 0; how often a run whose process died is started again.
+GPUS   ?= 1
+NNODES ?= 1
+NODE_RANK   ?= 0
+MASTER_ADDR ?=
+MASTER_PORT ?= 29500
+RESTARTS    ?= 0
+# The image's targets: docker or podman, the image's name; DOCKER_ARGS adds arguments of `docker run`.
+DOCKER ?= docker
+IMAGE  ?= dense-matting
 
 PY   := $(VENV)/bin/python
-# The demo trains from nothing in about two minutes on two CPU cores: on pictures of 128 px, the lengths of the dense
-# alpha scaled with them. It predicts at 128 px too; its mattes are returned at the test images' 1024 px.
-DEMO := data.source=synthetic data.root=data/demo data.synthetic.train=400 data.synthetic.val=24 data.synthetic.test=8 \
-        data.synthetic.size=128 train.out_dir=outputs/demo $(ARGS)
-DEMO_TRAIN := $(DEMO) data.size=128 augment.crop=112 augment.scale=[0.88,1] augment.xray_p=1 \
-        augment.xray.low_sigma=1.25 augment.xray.background_sigma=8 model.weights=null train.lr=3.0e-3 \
-        train.batch_size=8 train.epochs=4 train.resume=never
+# src/NAME.py in as many processes as asked for; one needs no launcher
+each  = $(PY) $(if $(filter-out 1-1-0,$(GPUS)-$(NNODES)-$(RESTARTS)),scripts/launch.py $(1) --gpus $(GPUS) \
+        --restarts $(RESTARTS) $(if $(filter-out 1,$(NNODES)),--nnodes $(NNODES) --node-rank $(NODE_RANK) \
+        --master-addr "$(MASTER_ADDR)" --master-port $(MASTER_PORT)),src/$(1).py)
+# The demo fine-tunes the embedded weights on scenes that are new to them, at their 192 px, the lengths of the dense
+# alpha scaled with it; its mattes are returned at the test images' 1024 px.
+DEMO := seed=7 data.source=synthetic data.root=data/demo data.synthetic.train=400 data.synthetic.val=24 \
+        data.synthetic.test=8 data.synthetic.size=192 train.out_dir=outputs/demo $(ARGS)
+DEMO_TRAIN := $(DEMO) data.size=192 augment.crop=128 augment.scale=[0.5,1] augment.xray_p=1 \
+        augment.xray.low_sigma=1.9 augment.xray.background_sigma=12 model.weights=embedded train.batch_size=8 \
+        train.epochs=2 train.resume=never
+
+# The embedded weights: procedural pairs small enough for a CPU; on a GPU e.g. ARGS="data.synthetic.train=50000 …".
+PRETRAIN := data.source=synthetic data.root=data/pretrain data.synthetic.train=6000 data.synthetic.val=120 \
+        data.synthetic.test=24 data.synthetic.size=192 train.out_dir=outputs/pretrain $(ARGS)
+PRETRAIN_TRAIN := $(PRETRAIN) data.size=192 augment.crop=128 augment.final_crop=160 augment.scale=[0.5,1] \
+        augment.xray_p=1 augment.xray.low_sigma=1.9 augment.xray.background_sigma=12 augment.background_p=0.3 \
+        augment.color_range=[0.6,1.4] model.weights=null train.lr=2.0e-3 train.batch_size=8 train.epochs=4 \
+        train.final_epochs=1 train.final_loss=mse train.ema=0.998 train.grad_clip=1
+PHOTOGRAPHS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo data weights train infer score submit kernel-build kernel-test kernel-push report tune ablate test lint clean
+.PHONY: help setup demo pretrain data weights train infer score submit report tune ablate precision bench test lint clean \
+        kernel-build kernel-test kernel-push crash soak fuzz \
+        docker-build docker-data docker-weights docker-train docker-infer docker-submit docker-demo docker-test
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## the virtual environment; every target sees to it by itself
 
@@ -39,17 +65,24 @@ demo: setup  ## data, training, inference, score and picture in one go, with no 
 	$(PY) src/submit.py score $(DEMO)
 	$(PY) src/report.py $(DEMO)
 
+pretrain: data/pretrain/splits/train.csv  ## the embedded weights anew (PHOTOGRAPHS=pairs.csv: scored on them too)
+	$(PY) src/train.py $(PRETRAIN_TRAIN)
+	$(PY) scripts/embed.py $(PRETRAIN) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
+
+data/pretrain/splits/train.csv: | setup
+	$(PY) scripts/get_data.py $(PRETRAIN)
+
 data: setup  ## pairs and test images into data/; SOURCE=competition,magick (default) | csv | synthetic (no network)
 	$(PY) scripts/get_data.py data.source=$(SOURCE) $(ARGS)
 
 weights: setup  ## the official U²-Net weights, verified, into weights/
 	$(PY) scripts/get_weights.py $(ARGS)
 
-train: setup  ## trains into outputs/<run>/, goes on where it was interrupted
-	$(PY) src/train.py $(ARGS)
+train: setup  ## trains into outputs/<run>/, goes on where it was interrupted; GPUS=n: see docs/scaling.md
+	$(call each,train) $(ARGS)
 
 infer: setup  ## best checkpoint -> validated submission.csv (and PNG mattes, cut-outs)
-	$(PY) src/infer.py $(ARGS)
+	$(call each,infer) $(ARGS)
 	$(PY) src/submit.py validate $(ARGS)
 
 score: setup  ## MSE of submission.csv where the true alphas are known
@@ -58,7 +91,7 @@ score: setup  ## MSE of submission.csv where the true alphas are known
 submit: setup  ## uploads submission.csv, waits for its public score, records it in outputs/submissions.csv
 	$(PY) src/submit.py upload $(ARGS)
 
-kernel-build: setup  ## the Kaggle kernel: one script in build/kernel/, weights and settings in build/dataset/
+kernel-build: setup  ## the Kaggle kernel: a script or notebook in build/kernel/, weights and settings in build/dataset/
 	$(PY) scripts/kernel.py build $(ARGS)
 
 kernel-test: kernel-build  ## runs it here as Kaggle would: offline, in a tree of its own, without this repository
@@ -76,11 +109,46 @@ tune: setup  ## post-processing that lowers the run's MSE, if any; infer.postpro
 ablate: setup  ## what each augmentation, loss term and option brings: ARGS="--budget 300 --seeds 3"
 	$(PY) scripts/ablate.py $(ARGS)
 
+precision: setup  ## what each backend and number format costs in MSE and time; makes infer.precision=int8 possible
+	$(PY) scripts/precision.py $(ARGS)
+
+bench: setup  ## every part against the same work as it is commonly written; ARGS="--doc docs/benchmarks.md" keeps it
+	$(PY) scripts/bench.py $(ARGS)
+
 test: $(VENV)/.ready-dev  ## the whole test suite, on all cores
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto $(ARGS)
 
+crash: $(VENV)/.ready-dev  ## kills data, training, inference and kernel build at random moments: ARGS="--tries 100"
+	OMP_NUM_THREADS=1 $(PY) tests/crash.py $(ARGS)
+
+soak: setup  ## trains and infers over and over, measures memory and open files: ARGS="--minutes 60"
+	$(PY) scripts/soak.py $(ARGS)
+
+fuzz: $(VENV)/.ready-dev  ## coverage-guided fuzzing of what reads foreign files, 10 minutes each (Linux, x86-64)
+	$(PY) -m pip install -q -r tests/fuzz/requirements.txt
+	for target in submission pairs config weights; do $(PY) tests/fuzz/fuzz.py $$target -max_total_time=600 || exit 1; done
+
 lint: $(VENV)/.ready-dev  ## ruff
 	$(VENV)/bin/ruff check .
+
+docker-build:  ## the CUDA image; BASE_IMAGE and TORCH_INDEX: see docker/Dockerfile
+	$(DOCKER) build -f docker/Dockerfile -t $(IMAGE) --build-arg REVISION="$$(git describe --always --dirty --exclude='*')" \
+	    $(foreach name,BASE_IMAGE TORCH_INDEX,$(if $($(name)),--build-arg $(name)=$($(name)))) .
+
+# The same targets inside the image, with this folder's data, weights and outputs, and on the GPUs if there are any.
+IN_IMAGE = @DOCKER="$(DOCKER)" IMAGE="$(IMAGE)" docker/run.sh $(@:docker-%=%) \
+           $(foreach name,SOURCE ARGS GPUS NNODES NODE_RANK MASTER_ADDR MASTER_PORT RESTARTS,\
+           $(if $(filter file,$(origin $(name))),,$(name)='$($(name))'))
+
+docker-data:  ## in the image: data
+docker-weights:  ## in the image: weights
+docker-train:  ## in the image: train
+docker-infer:  ## in the image: infer
+docker-submit:  ## in the image: submit
+docker-demo:  ## in the image: demo
+docker-test:  ## in the image: test
+docker-data docker-weights docker-train docker-infer docker-submit docker-demo docker-test:
+	$(IN_IMAGE)
 
 clean:  ## removes build products; never data/, weights/ or outputs/
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
