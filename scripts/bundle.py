@@ -1,4 +1,4 @@
-"""What `kernel.py build` makes, as pure functions: the kernel's script, its data set, and the metadata of both.
+"""What `kernel.py build` makes, as pure functions: the kernel's text, its data set, and the metadata of both.
 
     files = kernel_files(cfg, dataset_files(cfg))       # {name: bytes}; the same input gives the same bytes
 """
@@ -23,14 +23,18 @@ from postprocess import load_tuned, tuned_path
 from u2net import U2Net
 
 ROOT = Path(__file__).resolve().parent.parent
-MAIN = ROOT / "scripts/kernel_main.py"
-# All that training and inference import; a test holds the list against the import statements.
+BOOT, CELLS = ROOT / "scripts/kernel_boot.py", ROOT / "scripts/kernel_cells.py"
+# All that the kernel imports; a test holds the list against the import statements.
 SOURCES = tuple(ROOT / name for name in (
-    "src/augment.py", "src/checkpoint.py", "src/cli.py", "src/config.py", "src/dataset.py", "src/device.py",
-    "src/foreground.py", "src/images.py", "src/infer.py", "src/losses.py", "src/metrics.py", "src/pictures.py",
-    "src/postprocess.py", "src/predictor.py", "src/run_state.py", "src/schedule.py", "src/schema.py",
-    "src/submission.py", "src/train.py", "src/u2net.py", "src/validation.py", "scripts/findings.py",
-    "scripts/pairs.py"))
+    "src/augment.py", "src/checkpoint.py", "src/cli.py", "src/config.py", "src/dataset.py", "src/decoded.py",
+    "src/device.py", "src/distributed.py", "src/files.py", "src/folding.py", "src/foreground.py", "src/images.py",
+    "src/infer.py", "src/loading.py", "src/losses.py", "src/metrics.py", "src/openvino_backend.py",
+    "src/pictures.py", "src/postprocess.py", "src/predictor.py", "src/quantizing.py", "src/recompute.py",
+    "src/run_state.py", "src/schedule.py", "src/schema.py", "src/stopping.py", "src/submission.py", "src/tiling.py",
+    "src/torch_backend.py", "src/train.py", "src/u2net.py", "src/validation.py", "scripts/findings.py",
+    "scripts/kernel_inputs.py", "scripts/kernel_main.py", "scripts/kernel_show.py", "scripts/kernel_train.py",
+    "scripts/launch.py", "scripts/pairs.py"))
+CODE_FILES = {"script": "kernel.py", "notebook": "kernel.ipynb"}  # by kernel.format, which is Kaggle's kernel_type
 SCRIPT_LIMIT = 1_000_000  # bytes that Kaggle takes as a kernel's text
 TITLE_LINE = "bundle  "  # what a run's log begins with, before the name of the build
 # Settings that name something on this machine; the kernel finds its own.
@@ -43,14 +47,23 @@ LICENCE = "other"  # of the data set: private, and not ours to decide for the us
 
 
 def kernel_files(cfg: Config, dataset: Mapping[str, bytes]) -> dict[str, bytes]:
-    """kernel.py and kernel-metadata.json, for the data set built beside them."""
+    """kernel.py or kernel.ipynb, and kernel-metadata.json, for the data set built beside them."""
+    cells = CELLS.read_text(encoding="utf-8")
+    boot = render_boot(cells, pack(SOURCES), dataset["SHA256SUMS"], dataset_id(cfg))
+    if cfg.kernel.format == "notebook":
+        from kernel_notebook import render_notebook  # here, since jupytext takes its time
+        text = render_notebook(cells, boot, cfg)
+    else:
+        text = f"{boot}\nfrom kernel_main import main\n\nmain(SETTINGS)\n"
     metadata = kernel_metadata(cfg)
-    script = render(MAIN.read_text(encoding="utf-8"), pack(SOURCES), dataset["SHA256SUMS"], dataset_id(cfg))
-    return {metadata["code_file"]: script.encode(), "kernel-metadata.json": as_json(metadata)}
+    return {metadata["code_file"]: text.encode(), "kernel-metadata.json": as_json(metadata)}
 
 
 def dataset_files(cfg: Config) -> dict[str, bytes]:
-    """weights.pth (unless training starts from nothing), config.yaml, SHA256SUMS, dataset-metadata.json."""
+    """weights.pth (unless training starts from nothing), config.yaml, SHA256SUMS, dataset-metadata.json.
+
+    And what inference and the notebook show of the run that made the weights, where there is one.
+    """
     refuse_unfit(cfg)
     weights = cfg.infer.weights if cfg.kernel.mode == "infer" else cfg.model.weights
     files = {"config.yaml": yaml.safe_dump(portable(cfg.model_dump(mode="json")), sort_keys=False).encode()}
@@ -59,6 +72,9 @@ def dataset_files(cfg: Config) -> dict[str, bytes]:
     if cfg.kernel.mode == "infer" and cfg.infer.postprocess == "tuned":
         load_tuned(weights)  # is it there, and for these weights?
         files["postprocess.yaml"] = tuned_path(weights).read_bytes()
+    if (cfg.kernel.mode, cfg.kernel.format) == ("infer", "notebook"):
+        history = weights.parent / "metrics.csv"
+        files |= {history.name: history.read_bytes()} if history.exists() else {}
     sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
     title = dataset_slug(cfg).replace("-", " ").capitalize()
     return {**files, "SHA256SUMS": sums.encode(), "dataset-metadata.json": as_json(
@@ -70,17 +86,21 @@ def refuse_unfit(cfg: Config) -> None:
     if cfg.kernel.mode == "train" and cfg.infer.postprocess == "tuned":
         raise UserError("infer.postprocess=tuned is for the weights it was tuned with, and kernel.mode=train makes "
                         "others; set it to none")
+    if cfg.infer.backend == "openvino":
+        raise UserError("infer.backend=openvino: Kaggle's image lacks it; set it to auto, which takes torch there")
     if cfg.kernel.mode == "train" and cfg.augment.background_p > 0:
         raise UserError("augment.background_p needs pymatting, which Kaggle's image lacks; set it to 0 for "
                         "kernel.mode=train")
 
 
-def render(main: str, payload: bytes, sums: bytes, dataset: str) -> str:
-    """The kernel's text: main as it stands in the repository, then the sources, then the call."""
-    settings = {"bundle": hashlib.sha256(main.encode() + payload + sums).hexdigest()[:12], "dataset": dataset,
+def render_boot(cells: str, payload: bytes, sums: bytes, dataset: str) -> str:
+    """What brings the sources along: kernel_boot.py as it stands in the repository, the sources, the call."""
+    boot = BOOT.read_text(encoding="utf-8")
+    identity = (boot + cells).encode() + payload + sums
+    settings = {"bundle": hashlib.sha256(identity).hexdigest()[:12], "dataset": dataset,
                 "sums": hashlib.sha256(sums).hexdigest()}
-    text = base64.encodebytes(payload).decode()
-    return f'{main}\n\nSETTINGS = {settings}\nPAYLOAD = """\n{text}"""\n\nmain(SETTINGS, PAYLOAD)\n'
+    text = base64.b64encode(payload).decode()  # one line: a notebook shows little of it
+    return f'{boot}\n\nSETTINGS = {settings}\nPAYLOAD = "{text}"\n\nunpack(PAYLOAD)\n'
 
 
 def pack(paths: Sequence[Path]) -> bytes:
@@ -123,7 +143,8 @@ def portable(values: dict) -> dict:
 def kernel_metadata(cfg: Config, template: Path = ROOT / "kernel-metadata.json") -> dict:
     """kernel-metadata.json with owner, slugs and title filled in; sources that are not set are left out."""
     names = {"owner": owner(cfg), "slug": slugify(cfg.kernel.title), "title": cfg.kernel.title,
-             "dataset": dataset_slug(cfg), "competition": cfg.kaggle.competition or ""}
+             "dataset": dataset_slug(cfg), "competition": cfg.kaggle.competition or "",
+             "format": cfg.kernel.format, "code_file": CODE_FILES[cfg.kernel.format]}
 
     def fill(value):
         if isinstance(value, list):

@@ -13,9 +13,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import cli
-from bundle import SCRIPT_LIMIT, dataset_files, kernel_files
+from bundle import CODE_FILES, SCRIPT_LIMIT, dataset_files, kernel_files
 from cli import UserError
 from config import Config, load_config
+from files import written_whole
 from kernel_lint import problems
 
 BUILD = Path("build")
@@ -25,14 +26,19 @@ def build(cfg: Config) -> None:
     """Fills build/kernel/ and build/dataset/ anew; says what a push would still refuse."""
     dataset = dataset_files(cfg)
     kernel = kernel_files(cfg, dataset)
+    # Killed at any moment, a folder is whole or not there: a push finds no half of one, nor halves of two builds.
     for name, files in (("kernel", kernel), ("dataset", dataset)):
         shutil.rmtree(BUILD / name, ignore_errors=True)
-        (BUILD / name).mkdir(parents=True)
+        shutil.rmtree(BUILD / f".{name}", ignore_errors=True)
         for file, body in files.items():
-            (BUILD / name / file).write_bytes(body)
+            with written_whole(BUILD / f".{name}" / file) as part:
+                part.write_bytes(body)
+    for name, files in (("kernel", kernel), ("dataset", dataset)):
+        (BUILD / f".{name}").rename(BUILD / name)
         print(f"{BUILD / name}: {', '.join(f'{file} {len(body):,} B' for file, body in files.items())}")
-    if len(kernel["kernel.py"]) > SCRIPT_LIMIT:
-        raise UserError(f"{BUILD}/kernel/kernel.py: {len(kernel['kernel.py']):,} bytes; Kaggle takes {SCRIPT_LIMIT:,}")
+    code_file = CODE_FILES[cfg.kernel.format]
+    if len(kernel[code_file]) > SCRIPT_LIMIT:
+        raise UserError(f"{BUILD}/kernel/{code_file}: {len(kernel[code_file]):,} bytes; Kaggle takes {SCRIPT_LIMIT:,}")
     for problem in problems(BUILD / "kernel", BUILD / "dataset"):
         print(f"before a push: {problem}")
 

@@ -1,8 +1,9 @@
-"""Runs ahead of the kernel in `kernel.py test`: refuses what Kaggle's machine would not have.
+"""Stands before every Python process of a kernel in `kernel.py test`: refuses what Kaggle's machine would not have.
 
-No network even where its namespace cannot be left out, none of the packages that Kaggle's image lacks, and no file of
-the repository. An audit hook cannot be taken back, and holds in the kernel's worker processes too.
+No network but this machine's own, even where its namespace cannot be left out, none of the packages that Kaggle's image
+lacks, and no file of the repository. An audit hook cannot be taken back.
 """
+import os
 import sys
 from importlib.machinery import PathFinder
 
@@ -12,7 +13,8 @@ HIDDEN = {"openvino", "pymatting", "onnx", "onnxruntime", "gdown", "huggingface_
 def guard(repository: str, environment: str) -> None:
     """`environment`: the folder of the Python that runs this, which may lie inside `repository`."""
     def audit(event: str, arguments: tuple) -> None:
-        if event == "socket.getaddrinfo" or (event == "socket.connect" and isinstance(arguments[1], tuple)):
+        if ((event == "socket.getaddrinfo" and not own(arguments[0]))
+                or (event == "socket.connect" and isinstance(arguments[1], tuple) and not own(arguments[1][0]))):
             raise PermissionError("no network here, nor on Kaggle: enable_internet is false")
         if event == "open" and isinstance(arguments[0], str):
             path = arguments[0]
@@ -26,3 +28,9 @@ def guard(repository: str, environment: str) -> None:
 
     sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
     sys.addaudithook(audit)
+
+
+def own(host: str | bytes | None) -> bool:
+    """Whether it is this machine: processes that train together, and a notebook with its kernel, talk over loopback."""
+    name = host.decode() if isinstance(host, bytes) else host
+    return name in (None, "", "localhost", "::1", os.uname().nodename) or name.startswith("127.")

@@ -5,6 +5,7 @@ that knows neither the repository nor the packages that Kaggle's image lacks.
 """
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,16 +22,25 @@ from submission import HEADER, to_levels, validate
 from synthetic import draw_pair
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PAIRS = 6  # drawn for mode train, of half the test images' side
+EXECUTED = "executed.ipynb"  # in the build folder: the notebook with its outputs, to be looked at
+PAIRS = 6  # drawn to train on or to be shown, of half the test images' side
 # How alone the kernel can be here, best first: what is said, and the command that stands before the input's folder
 # and the kernel's own command.
-READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
-AS_IT_IS = 'exec "$@"'
-WALLS = (("unshare -n; the input is mounted read-only", ["unshare", "-rmn", "sh", "-c", READ_ONLY]),
-         ("unshare -n; the input is read-only by its permissions", ["unshare", "-rn", "sh", "-c", AS_IT_IS]),
-         ("sockets are refused in Python alone; the input is read-only by its permissions", ["sh", "-c", AS_IT_IS]))
-LAUNCH = ("import sys; guard_py, script, repository = sys.argv[1:]; exec(open(guard_py).read()); "
-          "guard(repository, sys.prefix); exec(compile(open(script).read(), script, 'exec'))")
+READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"'
+# torchrun and Jupyter talk to themselves over loopback, which is off in a new namespace; `ip` is not on every machine.
+SWITCH_ON = """
+import fcntl, socket, struct
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    name, flags = struct.unpack("16sH", fcntl.ioctl(any_socket, 0x8913, struct.pack("16sH", b"lo", 0)))
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH", name, flags | 1))
+"""
+LOOPBACK = shlex.join([sys.executable, "-c", SWITCH_ON])
+RUN = 'exec "$@"'
+WALLS = (("unshare -n; the input is mounted read-only",
+          ["unshare", "-rmn", "sh", "-c", f"{READ_ONLY} && {LOOPBACK} && {RUN}"]),
+         ("unshare -n; the input is read-only by its permissions",
+          ["unshare", "-rn", "sh", "-c", f"{LOOPBACK} && {RUN}"]),
+         ("sockets are refused in Python alone; the input is read-only by its permissions", ["sh", "-c", RUN]))
 
 
 def run_offline(build: Path, cfg: Config, images: int) -> None:
@@ -41,15 +51,16 @@ def run_offline(build: Path, cfg: Config, images: int) -> None:
         shapes = attach(root / "input", metadata, build, cfg, images)
         (root / "working").mkdir()
         (root / "src").mkdir()
-        script = shutil.copyfile(build / "kernel" / metadata["code_file"], root / "src/script.py")
-        guard = shutil.copyfile(Path(__file__).with_name("kernel_guard.py"), root / "src/guard.py")
+        code = shutil.copyfile(build / "kernel" / metadata["code_file"], root / "src" / metadata["code_file"])
         wall, prefix = best_wall(root / "input")
-        print(f"offline {wall}")
+        print(f"offline {wall}", flush=True)
         set_writable(root / "input", False)
         try:
-            seconds, peak = run([*prefix, sys.executable, "-I", "-c", LAUNCH, guard, script, REPOSITORY], root)
+            seconds, peak = run([*prefix, sys.executable, *program(code)], root)
         finally:
             set_writable(root / "input", True)
+            if (root / "src" / EXECUTED).exists():
+                shutil.copyfile(root / "src" / EXECUTED, build / EXECUTED)
         submission = root / "working/submission.csv"
         try:
             rows = validate(submission, list(shapes), shapes)
@@ -75,7 +86,7 @@ def attach(inputs: Path, metadata: dict, build: Path, cfg: Config, count: int) -
         "".join(f"{row}\n" for row in [",".join(HEADER), *(f"{name}," for name in shapes)]), encoding="utf-8")
     shutil.copytree(build / "dataset", inputs / dataset_name(build), ignore=shutil.ignore_patterns("*-metadata.json"))
     rows = []
-    for index in range(PAIRS if cfg.kernel.mode == "train" else 0):
+    for index in range(PAIRS if cfg.kernel.mode == "train" or cfg.kernel.format == "notebook" else 0):
         rgb, alpha, _ = draw_pair(cfg.seed, index, TEST_SHAPE[0] // 2)
         files = inputs / f"pairs/rgb/{index}.png", inputs / f"pairs/alpha/{index}.png"
         write_image(files[0], rgb[..., ::-1])
@@ -86,18 +97,34 @@ def attach(inputs: Path, metadata: dict, build: Path, cfg: Config, count: int) -
     return shapes
 
 
+def program(code: Path) -> list[Path]:
+    """What Python is to run of a kernel; a notebook leaves itself with its outputs beside it."""
+    if code.suffix == ".py":
+        return [code]
+    runner = shutil.copyfile(Path(__file__).with_name("kernel_cells_run.py"), code.with_name("run.py"))
+    return [runner, code, code.with_name(EXECUTED)]
+
+
 def run(command: Sequence[object], root: Path) -> tuple[float, int]:
-    """(seconds, peak memory in bytes of its largest process); OperationError unless it ends well."""
+    """(seconds, peak memory in bytes of its largest process); OperationError unless it ends well.
+
+    Every Python process in it has the guard.
+    """
+    (root / "guard").mkdir()
+    text = Path(__file__).with_name("kernel_guard.py").read_text(encoding="utf-8")
+    call = f"guard({str(REPOSITORY)!r}, sys.prefix)"
+    (root / "guard/sitecustomize.py").write_text(f"{text}\n\n{call}\n", encoding="utf-8")  # Python looks for it itself
     environment = {key: os.environ[key] for key in ("PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
                    if key in os.environ}
-    environment |= {"KERNEL_ROOT": str(root), "HOME": str(root / "src"), "TMPDIR": str(root / "src")}
+    environment |= {"KERNEL_ROOT": str(root), "HOME": str(root / "src"), "TMPDIR": str(root / "src"),
+                    "PYTHONPATH": str(root / "guard")}
     started = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], cwd=root / "working", env=environment,
                                stdin=subprocess.DEVNULL)
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
-        process.kill()
+        process.terminate()
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

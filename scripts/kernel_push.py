@@ -181,5 +181,6 @@ def names(build: Path) -> tuple[str, str]:
 
 
 def bundle_name(build: Path) -> str:
-    text = (build / "kernel/kernel.py").read_text(encoding="utf-8")
+    metadata = json.loads((build / "kernel/kernel-metadata.json").read_text(encoding="utf-8"))
+    text = (build / "kernel" / metadata["code_file"]).read_text(encoding="utf-8")
     return text.rpartition("'bundle': '")[2].partition("'")[0]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import UserError, written_whole
+from cli import UserError
+from files import written_whole
 from kaggle_submissions import Submission
 
 PATH = Path("outputs/submissions.csv")
-COLUMNS = ["reference", "time", "run", "epoch", "val_mse", "val_mse_dense", "public_score", "status"]
+COLUMNS = ["reference", "time", "competition", "run", "epoch", "val_mse", "val_mse_dense", "public_score", "status"]
+SINCE = {"competition"}  # columns that older files do not have; they are read as empty
 NUMBERS = ["epoch", "val_mse", "val_mse_dense", "public_score"]  # or empty
 ENOUGH = 3  # scored submissions from which on a rank correlation means something
 
@@ -23,12 +25,12 @@ def read() -> list[dict[str, str]]:
         return []
     try:
         with PATH.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows = [{**dict.fromkeys(SINCE, ""), **row} for row in csv.DictReader(file)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{PATH}: cannot be read as a CSV ({error})") from None
     for line, row in enumerate(rows, 2):
         try:
-            well_formed = (list(row) == COLUMNS and None not in row.values()
+            well_formed = (row.keys() == set(COLUMNS) and None not in row.values()
                            and all(np.isfinite(float(row[name] or 0)) for name in NUMBERS))
         except (TypeError, ValueError):
             well_formed = False
@@ -37,9 +39,10 @@ def read() -> list[dict[str, str]]:
     return rows
 
 
-def record(submission: Submission, run: dict[str, str]) -> None:
+def record(submission: Submission, competition: str, run: dict[str, str]) -> None:
     """Appends a new submission; `run` has the columns run, epoch, val_mse and val_mse_dense, as far as known."""
-    _write([*read(), {**dict.fromkeys(COLUMNS, ""), **run, **_columns(submission), "time": submission.time}])
+    _write([*read(), {**dict.fromkeys(COLUMNS, ""), **run, **_columns(submission), "time": submission.time,
+                      "competition": competition}])
 
 
 def update(submissions: Iterable[Submission]) -> None:

@@ -62,7 +62,7 @@ def run_upload(cfg: Config) -> None:
     except KeyboardInterrupt:
         raise Stopped(f"interrupted; whether it was submitted shows on {page(competition)}", signal.SIGINT) from None
     print(f"submitted: reference {new.reference}", flush=True)
-    leaderboard.record(new, run)
+    leaderboard.record(new, competition, run)
     follow(cfg, competition, new)
 
 
@@ -77,7 +77,8 @@ def run_wait(cfg: Config) -> None:
 
 
 def run_history(cfg: Config) -> None:
-    rows = leaderboard.read()
+    competition = cfg.kaggle.competition  # null: of all of them
+    rows = [row for row in leaderboard.read() if competition is None or row["competition"] in ("", competition)]
     if not rows:
         print(f"{leaderboard.PATH}: nothing was submitted yet; `make submit` does it")
         return

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ import torch
 
 import bundle
 import kernel
+import kernel_inputs
 import kernel_main
 from cli import UserError
 from config import load_config
@@ -39,17 +41,20 @@ def imports(path: Path, top_level: bool) -> set[str]:
     return found
 
 
+ROOTS = bundle.BOOT, bundle.CELLS, ROOT / "scripts/kernel_main.py"
+
+
 def test_the_bundled_sources_are_all_that_is_imported_and_nothing_else():
     here = {path.stem: path for folder in ("src", "scripts") for path in (ROOT / folder).glob("*.py")}
-    needed, waiting = set(), [bundle.MAIN]
+    needed, waiting = set(), [*ROOTS]
     while waiting:
         new = {here[name] for name in imports(waiting.pop(), top_level=False) & here.keys()} - needed
         needed |= new
         waiting += new
-    assert set(bundle.SOURCES) == needed
+    assert set(bundle.SOURCES) == needed | {ROOTS[-1]}
 
 
-@pytest.mark.parametrize("path", [bundle.MAIN, *bundle.SOURCES], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [bundle.BOOT, *bundle.SOURCES], ids=lambda path: path.name)
 def test_a_bundled_source_loads_with_what_kaggles_image_has(path):
     own = {source.stem for source in bundle.SOURCES}
     assert imports(path, top_level=True) <= KAGGLE_HAS | own | sys.stdlib_module_names
@@ -76,7 +81,8 @@ def built(tmp_path_factory, run_dir):
 def contents(build: Path) -> dict[str, bytes]:
     """Every file of the build, and every source inside the script."""
     files = {str(path.relative_to(build)): path.read_bytes() for path in build.rglob("*") if path.is_file()}
-    payload = re.search(rb'PAYLOAD = """\n(.*?)"""', files["kernel/kernel.py"], re.S)[1]
+    (code,) = (body for name, body in files.items() if name.startswith("kernel/kernel."))
+    payload = re.search(rb'PAYLOAD = \\?"([^"\\]*)', code)[1]
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(payload))) as archive:
         return files | {f"payload/{name}": archive.extractfile(name).read() for name in archive.getnames()}
 
@@ -130,7 +136,7 @@ def test_the_template_in_the_repository_is_private_offline_and_on_a_t4():
     ({"title": "Something else"}, "something-else"), ({"code_file": "other.py"}, "other.py does not exist"),
     ({"machine_shape": ""}, "P100"), ({"competition_sources": []}, "kaggle.competition"),
     ({"dataset_sources": ["weights"]}, "'weights' is not owner/slug"), ({"id": "nobody/dense-alpha-matting"}, "owner"),
-    ({"kernel_type": "notebook"}, "kernel_type")])
+    ({"kernel_type": "notebook"}, "kernel_type do not fit kernel.py")])
 def test_lint_of_the_kernel(built, change, words):
     metadata = json.loads((built / "kernel/kernel-metadata.json").read_text())
     assert not list(kernel_problems(metadata, built / "kernel"))
@@ -157,7 +163,7 @@ def inputs(tmp_path, built):
 
 
 def settings(inputs: Path) -> dict:
-    return {"dataset": "somebody/weights", "sums": kernel_main.sha256(inputs / "weights/SHA256SUMS")}
+    return {"dataset": "somebody/weights", "sums": kernel_inputs.sha256(inputs / "weights/SHA256SUMS")}
 
 
 def write_image(path: Path, side: int = 1024) -> None:
@@ -171,15 +177,15 @@ def write_sample(path: Path, names: str) -> None:
 
 def test_weights_of_another_build_damaged_or_missing_are_refused(inputs):
     wanted = settings(inputs)
-    assert kernel_main.find_bundle(inputs, wanted) == inputs / "weights"
+    assert kernel_inputs.find_bundle(inputs, wanted) == inputs / "weights"
     with pytest.raises(UserError, match="in another version"):
-        kernel_main.find_bundle(inputs, wanted | {"sums": "0"})
+        kernel_inputs.find_bundle(inputs, wanted | {"sums": "0"})
     (inputs / "weights/weights.pth").write_bytes(b"x")
     with pytest.raises(UserError, match="damaged"):
-        kernel_main.find_bundle(inputs, wanted)
+        kernel_inputs.find_bundle(inputs, wanted)
     shutil.rmtree(inputs / "weights")
     with pytest.raises(UserError, match=r"not attached; attached in .*: nothing"):
-        kernel_main.find_bundle(inputs, wanted)
+        kernel_inputs.find_bundle(inputs, wanted)
 
 
 @pytest.mark.parametrize("place", ["matting", "competitions/matting", "competitions/matting-2026", "other-name"])
@@ -187,7 +193,7 @@ def test_the_test_set_is_found_wherever_the_competition_is_mounted(inputs, place
     write_image(inputs / place / "test/orig_1024/1.png")
     write_image(inputs / place / "test/small/1.png", 64)
     write_pairs(inputs / "datasets/somebody/pairs", 2, 64)
-    found = kernel_main.find_test_set(inputs, "matting", inputs / "weights")
+    found = kernel_inputs.find_test_set(inputs, "matting", inputs / "weights")
     assert found == (inputs / place / "test/orig_1024", None)
 
 
@@ -198,28 +204,42 @@ def test_the_sample_submission_orders_the_test_set_where_it_fits(inputs, names, 
         write_image(inputs / f"matting/test/{name}.png", side)
     write_sample(inputs / "matting/sample_submission.csv", names)
     sample = inputs / "matting/sample_submission.csv" if order else None
-    assert kernel_main.find_test_set(inputs, "matting", inputs / "weights") == (inputs / "matting/test", sample)
+    assert kernel_inputs.find_test_set(inputs, "matting", inputs / "weights") == (inputs / "matting/test", sample)
 
 
 def test_what_is_missing_is_said_with_what_is_attached(inputs, tmp_path):
     with pytest.raises(UserError, match=r"matting is not attached.*attached in .*input: weights \(3 files\)"):
-        kernel_main.find_test_set(inputs, "matting", inputs / "weights")
+        kernel_inputs.find_test_set(inputs, "matting", inputs / "weights")
     with pytest.raises(UserError, match=r"to train on.*attached in .*: weights \(3 files\)"):
-        kernel_main.find_splits(inputs, tmp_path, 0.2)
+        kernel_inputs.find_splits(inputs, tmp_path, 0.2)
 
 
 def test_training_pairs_are_taken_as_split_or_split_here(inputs, tmp_path):
     table = write_pairs(inputs / "pairs", 5, 64)
-    train, val = kernel_main.find_splits(inputs, tmp_path, 0.2)
+    train, val = kernel_inputs.find_splits(inputs, tmp_path, 0.2)
     assert len(train.read_text().splitlines()) + len(val.read_text().splitlines()) == 5 + 2
     for name in ("train.csv", "val.csv"):
         table.with_name(name).write_text(table.read_text())
-    assert kernel_main.find_splits(inputs, tmp_path, 0.2) == (inputs / "pairs/train.csv", inputs / "pairs/val.csv")
+    assert kernel_inputs.find_splits(inputs, tmp_path, 0.2) == (inputs / "pairs/train.csv", inputs / "pairs/val.csv")
 
 
 def test_too_little_time_to_train_is_refused(inputs, tmp_path):
+    write_image(inputs / "matting/1.png")
+    images = kernel_main.overrides({"infer.images": inputs / "matting"})
+    job = kernel_main.Job(inputs / "weights", inputs, tmp_path, images, "cpu", time.monotonic() - 9 * 3600)
     with pytest.raises(UserError, match=r"kernel\.max_hours leaves no time"):
-        kernel_main.retrain(inputs / "weights", [], inputs, tmp_path, -1)
+        kernel_main.train(job)
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_a_run_infers_with_the_weights_that_its_mode_gives(inputs, tmp_path, monkeypatch, mode):
+    job = kernel_main.Job(inputs / "weights", inputs, tmp_path, (f"kernel.mode={mode}",), "cpu", 0)
+    used = []
+    for name, step in {"start": lambda settings: job, "train": lambda job: Path("run/best.pth"),
+                       "predict": lambda job, weights: used.append(weights), "finish": used.append}.items():
+        monkeypatch.setattr(kernel_main, name, step)
+    kernel_main.run({})
+    assert used == [Path("run/best.pth") if mode == "train" else inputs / "weights/weights.pth", job]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -1,16 +1,19 @@
 """`kernel.py build` and `test` as a user runs them, in both modes, and the walls around the kernel."""
 import sys
 
+import nbformat
 import pytest
 
+import kernel_cells_run
 import kernel_offline
 from cli import OperationError
 from conftest import ROOT, one_error_line, script
 
 
-@pytest.mark.parametrize("mode", ["infer", "train"])
-def test_the_built_kernel_runs_offline_and_leaves_a_valid_submission(tmp_path, run_dir, mode):
-    settings = [f"--config={ROOT / 'config.yaml'}", f"kernel.mode={mode}", f"train.out_dir={run_dir}",
+@pytest.mark.parametrize("mode, kind", [("infer", "script"), ("infer", "notebook"), ("train", "notebook")])
+def test_the_built_kernel_runs_offline_and_leaves_a_valid_submission(tmp_path, run_dir, pairs_csv, mode, kind):
+    settings = [f"--config={ROOT / 'config.yaml'}", f"kernel.mode={mode}", f"kernel.format={kind}",
+                f"train.out_dir={run_dir}", f"data.test_dir={pairs_csv.parent}",
                 f"model.weights={run_dir}/best.pth", "kaggle.competition=matting", f"data.root={tmp_path}/data",
                 "augment.crop=64", "infer.size=64", "train.epochs=1", "train.workers=1", "train.samples=1"]
     built = script("scripts/kernel.py", "build", *settings, cwd=tmp_path)
@@ -19,6 +22,12 @@ def test_the_built_kernel_runs_offline_and_leaves_a_valid_submission(tmp_path, r
     assert result.returncode == 0, result.stderr
     assert "2 test images" in result.stdout and "kernel-test: 2 rows, valid" in result.stdout
     assert ("epoch 1/1" in result.stdout) == (mode == "train")
+    if kind == "notebook":
+        executed = nbformat.read(tmp_path / "build/executed.ipynb", as_version=4)
+        pictures = [cell.source for cell in executed.cells for output in cell.get("outputs", ())
+                    if "image/png" in output.get("data", {})]
+        assert pictures == ["show.test_images(job)", "show.pairs(job)", "show.curves(job)",
+                            *(["show.validation(job)"] if mode == "train" else []), "show.predictions(job)"]
 
 
 def test_a_test_before_a_build_says_what_to_do(tmp_path):
@@ -39,14 +48,13 @@ def inside(tmp_path, capfd):
         script_py.write_text(code)
         prefix = (kernel_offline.best_wall(root / "input")[1] if wall is None
                   else [*kernel_offline.WALLS[wall][1], str(root / "input")])
-        guard = ROOT / "scripts/kernel_guard.py"
-        kernel_offline.run([*prefix, sys.executable, "-I", "-c", kernel_offline.LAUNCH, guard, script_py, ROOT], root)
+        kernel_offline.run([*prefix, sys.executable, script_py], root)
         return capfd.readouterr().out
     return inside
 
 
 ATTEMPTS = """
-import importlib.util, os, socket, sys
+import importlib.util, os, socket, subprocess, sys
 from pathlib import Path
 def attempt(name, call):
     try:
@@ -57,10 +65,13 @@ def attempt(name, call):
 attempt("read", lambda: Path(os.environ["KERNEL_ROOT"], "input/given.txt").read_text())
 attempt("pymatting", lambda: __import__("pymatting"))
 attempt("openvino", lambda: __import__("openvino"))
-attempt("network", lambda: socket.create_connection(("127.0.0.1", 9)))
+attempt("network", lambda: socket.create_connection(("192.0.2.1", 9), timeout=1))
 attempt("name", lambda: socket.getaddrinfo("www.kaggle.com", 443))
 attempt("repository", lambda: open(%r).read())
 attempt("sibling", lambda: __import__("cli"))
+attempt("child", lambda: subprocess.run([sys.executable, "-c", "import pymatting"], check=True, capture_output=True))
+with socket.create_server(("127.0.0.1", 0)) as server:
+    attempt("itself", lambda: socket.create_connection(server.getsockname(), timeout=5))
 print("specs", importlib.util.find_spec("pymatting"), __name__, Path.cwd().name, "KAGGLE_KEY" in os.environ)
 """
 
@@ -70,7 +81,7 @@ def test_a_kernel_has_no_network_no_repository_and_none_of_the_hidden_packages(i
     monkeypatch.setenv("KAGGLE_KEY", "secret")
     lines = inside(ATTEMPTS % str(ROOT / "config.yaml"), wall).splitlines()
     outcome = {line.split()[0]: line.split()[1] for line in lines}
-    assert outcome.pop("read") == "works" and outcome.pop("specs") == "None"
+    assert outcome.pop("read") == outcome.pop("itself") == "works" and outcome.pop("specs") == "None"
     assert set(outcome.values()) == {"fails:"}, lines
     assert lines[-1] == "specs None __main__ working False"
 
@@ -80,6 +91,16 @@ def test_a_kernel_cannot_write_to_its_input_where_mounts_are_permitted(inside, t
         pytest.skip("user and mount namespaces are not permitted here")
     with pytest.raises(OperationError, match="exit code 1"):
         inside("import os; open(os.environ['KERNEL_ROOT'] + '/input/new.txt', 'w')")
+
+
+def test_a_notebook_whose_cell_fails_shows_it_and_is_kept(tmp_path, capfd):
+    texts = "print('first')", "raise ValueError('odd')", "print('third')"
+    cells = [nbformat.v4.new_code_cell(text) for text in texts]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebook.ipynb")
+    assert kernel_cells_run.execute(str(tmp_path / "notebook.ipynb"), str(tmp_path / "executed.ipynb")) == 1
+    out, err = capfd.readouterr()
+    assert out == "first\n" and "ValueError" in err and "odd" in err
+    assert nbformat.read(tmp_path / "executed.ipynb", as_version=4).cells[1].outputs[0].evalue == "odd"
 
 
 def test_a_kernel_that_fails_is_told(inside):

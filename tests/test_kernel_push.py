@@ -93,6 +93,15 @@ def test_a_push_creates_the_data_set_follows_the_run_and_fetches_a_valid_submiss
     assert sent["sessionTimeoutSeconds"] == 9 * 3600
 
 
+def test_a_notebook_is_pushed_as_one(user, server):
+    user("build", "kernel.format=notebook")
+    assert kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9) == "1"
+    (sent,) = server.pushes
+    cells = json.loads(sent["text"])["cells"]
+    assert sent["kernelType"] == "notebook" and "".join(cells[-1]["source"]) == "finish(job)"
+    assert f"'bundle': '{kernel_push.bundle_name(kernel.BUILD)}'" in sent["text"]
+
+
 def test_an_existing_data_set_gets_a_new_version_and_a_file_that_the_client_drops_is_sent_again(user, server, capsys):
     server.datasets[DATASET] = [{"old.pth": b"x"}]
     server.fail("/upload/", 500, method="PUT")

@@ -90,9 +90,9 @@ def test_a_file_goes_up_and_its_score_comes_down(user, server, monkeypatch):
     assert f"3 rows, {len(body):,} bytes" in out and f"with the message '{sent[0]['description']}'" in out
     assert sent[0]["description"].startswith("trial, epoch 3, val_mse_dense 0.0123456")
     assert "submissions left today: 5" in out and "public score of 1001: 0.01234" in out
-    assert recorded() == [{"reference": "1001", "time": "2026-01-02 03:04:41", "run": "trial", "epoch": "3",
-                           "val_mse": "0.12", "val_mse_dense": "0.0123456", "public_score": "0.01234",
-                           "status": "complete"}]
+    assert recorded() == [{"reference": "1001", "time": "2026-01-02 03:04:41", "competition": "matting",
+                           "run": "trial", "epoch": "3", "val_mse": "0.12", "val_mse_dense": "0.0123456",
+                           "public_score": "0.01234", "status": "complete"}]
 
 
 def test_a_score_that_does_not_come_is_taken_up_later(user, server):

@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 def submitted(reference: int, dense: str, score: float | None, status: str = "complete") -> None:
     submission = Submission(str(reference), f"2026-01-0{reference} 00:00:00", "submission.csv", "", status, score)
-    leaderboard.record(submission, {"run": "trial", "epoch": "3", "val_mse": "0.1", "val_mse_dense": dense})
+    leaderboard.record(submission, "matting", {"run": "trial", "epoch": "3", "val_mse": "0.1", "val_mse_dense": dense})
 
 
 def test_the_clients_list_is_read_past_its_warnings():
@@ -44,6 +44,18 @@ def test_history_is_sorted_and_says_how_well_validation_foretells_the_score(fold
     assert result.returncode == 0 and header.split() == leaderboard.COLUMNS
     assert [row.split()[0] for row in rows] == ["2", "1", "3", "4", "5"] and rows[-1].endswith("–             pending")
     assert last == "rank correlation of val_mse_dense and the public score: +0.80 over 4 submissions"
+
+
+def test_a_leaderboard_from_before_it_named_competitions(folder):
+    submitted(1, "0.03", 0.05)
+    text = leaderboard.PATH.read_text().replace("competition,", "").replace("matting,", "")
+    leaderboard.PATH.write_text(text)
+    submitted(2, "0.01", 0.02)
+    assert [(row["reference"], row["competition"]) for row in leaderboard.read()] == [("1", ""), ("2", "matting")]
+    leaderboard.PATH.write_text(leaderboard.PATH.read_text().replace("matting", "another"))
+    result = script("src/submit.py", "history", "--config", str(ROOT / "config.yaml"), "kaggle.competition=matting",
+                    cwd=folder)
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["1"]
 
 
 def test_nothing_to_rank_and_a_broken_leaderboard(folder):
