@@ -20,9 +20,10 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import cli
-from cli import OperationError, UserError, written_whole
+from cli import OperationError, UserError
 from config import Config, load_config
 from dataset import read_pairs
+from files import written_whole
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"
@@ -57,6 +58,7 @@ def factors(cfg: Config) -> list[Factor]:
     larger = f"augment.final_crop={cfg.augment.crop * 3 // 2}"
     return [
         Factor("xray", ("augment.xray_p=0",)),
+        Factor("xray_at_times", ("augment.xray_p=0.9",), adds=True),
         Factor("scale", ("augment.scale=[1,1]",)),
         Factor("rotate", ("augment.rotate_p=0",)),
         Factor("colour", ("augment.color_p=0",)),

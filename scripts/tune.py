@@ -22,11 +22,12 @@ from scipy.special import stdtrit
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+import checkpoint
 import cli
 import metrics
-from cli import written_whole
 from config import Config, load_run, select_metric
 from dataset import ValidationSet, read_pairs
+from files import written_whole
 from postprocess import (
     NONE,
     ORIGINAL,
@@ -35,7 +36,6 @@ from postprocess import (
     calibration_table,
     fit_affine,
     fit_gamma,
-    identity,
     tuned_path,
 )
 from predictor import Predictor, load_predictor
@@ -90,7 +90,7 @@ def tune(cfg: Config) -> None:
         return
     predict = load_predictor(cfg)
     print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}: {predict.description}")
-    preds = predict_all(predict, val_set, cfg.infer.batch_size)
+    preds = predict_all(predict, val_set)
     results = search(val_set, preds, metric, cfg.seed)
     print(table(results, metric, len(val_set)))
     setting, evidence = choose(results)
@@ -100,9 +100,9 @@ def tune(cfg: Config) -> None:
     print(f"chosen: {setting}{use}\n{path}\n{path.with_name('tune.png')}")
 
 
-def predict_all(predict: Predictor, val_set: ValidationSet, batch_size: int) -> list[np.ndarray]:
+def predict_all(predict: Predictor, val_set: ValidationSet) -> list[np.ndarray]:
     """One (H,W) float16 per image: the only thing kept of each, 2 MB at 1024²."""
-    loader = DataLoader(val_set, batch_size, collate_fn=list)
+    loader = DataLoader(val_set, predict.batch_size, collate_fn=list)
     return [pred.astype(np.float16) for batch in tqdm(loader, "predicting", disable=None, leave=False)
             for pred in predict([rgb for rgb, _, _ in batch])]
 
@@ -196,8 +196,8 @@ def table(results: Sequence[Result], metric: str, count: int) -> str:
 
 
 def save_setting(path: Path, cfg: Config, setting: Setting, evidence: dict) -> None:
-    values = {"name": setting.name, "parameters": setting.parameters, "weights": identity(cfg.infer.weights),
-              "evidence": evidence}
+    values = {"name": setting.name, "parameters": setting.parameters,
+              "weights": checkpoint.identity(cfg.infer.weights), "evidence": evidence}
     with written_whole(path) as part:
         part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 

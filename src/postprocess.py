@@ -46,13 +46,15 @@ def components(pred: np.ndarray, support: float, confidence: float, area: float,
     A part counts if its mean is >= confidence or if it covers >= area (share of the image). rest: what the other
     pixels become, "zero" or "background" (its estimated level).
     """
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((pred > support).view(np.uint8))
-    sizes = stats[:, cv2.CC_STAT_AREA]
-    means = np.bincount(labels.ravel(), pred.ravel(), len(sizes)) / np.maximum(sizes, 1)
+    supported = pred > support
+    count, labels = cv2.connectedComponents(supported.view(np.uint8))
+    inside = labels[supported]  # most of a matte is background: sums over the rest are several times cheaper
+    sizes = np.bincount(inside, minlength=count)
+    means = np.bincount(inside, pred[supported], count) / np.maximum(sizes, 1)
     counts = (means >= confidence) | (sizes >= area * pred.size)
     counts[0] = False  # label 0 is what does not reach the support
     best = np.argsort(np.where(counts, means, -1))[-int(top):]
-    keep = np.zeros(len(sizes), np.uint8)
+    keep = np.zeros(count, np.uint8)
     keep[best] = counts[best]
     radius = _scaled(dilate, pred.shape)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
@@ -144,12 +146,6 @@ def tuned_path(weights: Path) -> Path:
     return weights.parent / "postprocess.yaml"
 
 
-def identity(weights: Path) -> dict[str, float | None]:
-    """What tells a checkpoint from those that a longer or new training leaves in the same folder."""
-    state = checkpoint.load(weights)
-    return {"epoch": state.get("epoch"), "val_mse_dense": state.get("metrics", {}).get("val_mse_dense")}
-
-
 def load_tuned(weights: Path) -> Setting:
     """What `make tune` chose for this checkpoint. UserError where there is nothing, or it is for another one."""
     path = tuned_path(weights)
@@ -166,7 +162,7 @@ def load_tuned(weights: Path) -> Setting:
     except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError, cv2.error) as error:
         raise UserError(f"{path}: holds no setting of post-processing ({brief(error)}); `make tune` writes it "
                         "anew") from None
-    if tuned_for != identity(weights):
+    if tuned_for != checkpoint.identity(weights):
         raise UserError(f"{path}: was tuned for another checkpoint than {weights} now is; run `make tune` again, "
                         "or set infer.postprocess=none")
     return setting

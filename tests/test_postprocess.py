@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 
+import checkpoint
 from cli import UserError
 from conftest import scene
 from postprocess import (
@@ -16,7 +17,6 @@ from postprocess import (
     calibration_table,
     fit_affine,
     fit_gamma,
-    identity,
     load_tuned,
     tuned_path,
 )
@@ -158,7 +158,7 @@ def weights(tmp_path):
 
 
 def write(weights, **changes):
-    values = {"name": "gamma", "parameters": {"exponent": 0.9}, "weights": identity(weights), **changes}
+    values = {"name": "gamma", "parameters": {"exponent": 0.9}, "weights": checkpoint.identity(weights), **changes}
     tuned_path(weights).write_text(yaml.safe_dump(values))
 
 

@@ -1,0 +1,169 @@
+"""A pretrained run -> models/u2netp_dense.pth, half-precision weights that come with the code, and their model card.
+
+    python scripts/embed.py train.out_dir=outputs/pretrain data.root=data/pretrain
+    python scripts/embed.py train.out_dir=outputs/pretrain data.root=data/pretrain --photographs photos/val.csv
+
+The scores in the card are those of the file written, measured at the images' own size with the dense alpha as
+config.yaml has it: on the procedural test set of data.root, and on the pairs CSV of photographs where one is given.
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import checkpoint
+import cli
+from cli import UserError
+from config import EMBEDDED, Config, load_config, load_run
+from dataset import ValidationSet, read_pairs
+from files import written_whole
+from images import list_images, read_rgb
+from machine import processor
+from metrics import mse
+from predictor import Predictor, load_predictor
+from submission import baselines, read_alphas
+from validation import reference_levels, validate
+
+LIMIT = 2_500_000  # bytes: small enough to be kept in a repository
+
+
+@dataclass(frozen=True)
+class Score:
+    """MSE on [0,1] against dense alphas, beside that of the best constant."""
+    images: str
+    value: float
+    constant: float
+
+    @property
+    def gain(self) -> float:
+        return self.constant / self.value
+
+
+def embed(args) -> None:
+    run = load_run(args.config, args.overrides)
+    size = save_half(run.infer.weights, args.out)
+    cfg = load_config(args.config, [*args.overrides, f"infer.weights={args.out}"])
+    predict = load_predictor(cfg)
+    scores = [score_test_set(predict, cfg)]
+    if args.photographs:
+        scores.append(score_photographs(predict, cfg, Path(args.photographs)))
+    card = Path(args.out).with_suffix(".md")
+    with written_whole(card) as part:
+        part.write_text(model_card(run, checkpoint.load(args.out), size, scores), encoding="utf-8")
+    for score in scores:
+        print(f"{score.images}: {score.value:.5f}, {score.gain:.2f} times better than the best constant "
+              f"({score.constant:.5f})")
+    print(f"{args.out}: {size:,} bytes; {card}")
+
+
+def save_half(weights: Path, path: str) -> int:
+    """The network of a checkpoint in half precision -> size of the file in bytes."""
+    state = checkpoint.load(weights)
+    half = {name: value.half() if value.is_floating_point() else value for name, value in state["model_state"].items()}
+    # float16 ends at 65504 and has nothing below 6e-8: a statistic out there would be lost without a word
+    if lost := [name for name, value in half.items() if not value.isfinite().all()]:
+        raise UserError(f"{weights}: {lost[0]} does not fit half precision; train it anew")
+    kept = {key: state[key] for key in ("config", "epoch", "metrics")}
+    checkpoint.save(path, {"model_state": in_one_piece(half), **kept})
+    size = Path(path).stat().st_size
+    if size > LIMIT:
+        raise UserError(f"{path}: {size:,} bytes, more than the {LIMIT:,} that come with the code; "
+                        "only model.variant=u2netp is that small")
+    return size
+
+
+def in_one_piece(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same tensors as views of one storage per type: a file's entry for each of hundreds takes a tenth of it."""
+    kinds = {value.dtype for value in state.values()}
+    pieces = {kind: torch.cat([value.flatten() for value in state.values() if value.dtype == kind]) for kind in kinds}
+    taken = dict.fromkeys(kinds, 0)
+    views = {}
+    for name, value in state.items():
+        start = taken[value.dtype]
+        taken[value.dtype] += value.numel()
+        views[name] = pieces[value.dtype][start:taken[value.dtype]].view(value.shape)
+    return views
+
+
+def score_test_set(predict: Predictor, cfg: Config) -> Score:
+    """On the procedural test set, whose solution is dense already."""
+    truth = {name: alpha for _, name, alpha in read_alphas(cfg.data.solution_csv)}
+    errors = [mse(predict([read_rgb(path)])[0], truth[path.stem] / np.float32(255))
+              for path in tqdm(list_images(cfg.data.test_dir)[0], "test set", disable=None, leave=False)]
+    return Score(f"procedural test set, {len(errors)} images of 1024²", float(np.mean(errors)),
+                 baselines(cfg.data.solution_csv)["constant"])
+
+
+def score_photographs(predict: Predictor, cfg: Config, pairs_csv: Path) -> Score:
+    """val_mse_dense of pairs at their own size."""
+    val_set = ValidationSet(read_pairs(pairs_csv), cfg)
+    result, _ = validate(predict, val_set, 1, {})
+    constant = reference_levels(val_set, cfg, cfg.train.out_dir / "levels_photographs.json")["constant"]
+    return Score(f"{len(val_set)} photographs with real mattes", result.means()["val_mse_dense"], constant)
+
+
+def model_card(run: Config, state: dict, size: int, scores: list[Score]) -> str:
+    facts = {
+        "network": f"{run.model.variant}, {size:,} bytes in half precision, keys of the official checkpoints",
+        "start": run.model.weights or "nothing: random weights",
+        **training_facts(run),
+        "chosen": f"epoch {state['epoch']}, val_mse_dense {state['metrics']['val_mse_dense']:.5f} on the procedural "
+                  "validation pairs",
+        "hardware": f"{hardware()}, torch {torch.__version__}",
+        "sees images at": f"{run.infer.size} px, their longer side; mattes come back at the images' own size",
+    }
+    described = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
+    rows = "\n".join(f"| {score.images} | {score.value:.5f} | {score.constant:.5f} | {score.gain:.2f}× |"
+                     for score in scores)
+    return f"""# u2netp_dense
+
+Written by `make pretrain`; every figure is read from the run or measured on the file.
+
+| | |
+|---|---|
+{described}
+
+MSE on [0,1] against dense alphas at the images' own size:
+
+| images | this network | best constant | gain |
+|---|---|---|---|
+{rows}
+
+For trying the pipeline without a download, and as a start for training on a small budget: `model.weights=embedded`,
+`infer.weights=embedded`. It has seen drawn objects only; the official weights know photographs.
+
+MIT licence, as the code; the architecture is U²-Net by Qin et al. (Apache-2.0).
+"""
+
+
+def training_facts(run: Config) -> dict[str, str]:
+    augment, train = run.augment, run.train
+    pairs = len(read_pairs(run.data.train_csv, run.data.limit))
+    crops = f"{augment.crop} px"
+    if augment.final_crop and train.final_epochs:
+        crops += f" ({augment.final_crop} px in the last {train.final_epochs} of {train.epochs} epochs)"
+    return {
+        "data": f"{pairs} procedural pairs of {run.data.size or run.data.synthetic.size} px (`make data "
+                "SOURCE=synthetic`), dense targets by xray_alpha_dense",
+        "training": f"{train.epochs * (pairs // train.batch_size)} steps of {train.batch_size} crops of {crops}, "
+                    f"AdamW {train.lr:g}, {train.schedule}, EMA {train.ema:g}, seed {run.seed}",
+    }
+
+
+def hardware() -> str:
+    """What the scores and, where it ran on the same machine, the training were computed on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+
+
+def main() -> None:
+    embed(cli.parse(__doc__, options={"out": (str(EMBEDDED), "file to write; its card stands beside it"),
+                                      "photographs": ("", "pairs CSV to score on as well")}))
+
+
+if __name__ == "__main__":
+    cli.run(main)
