@@ -10,8 +10,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from archive import unpack
-from cli import OperationError, UserError, written_whole
+from cli import OperationError, UserError
 from config import Config
+from files import written_whole
 from findings import find_pairs, find_sample, find_test_images, sample_kind
 from kaggle_client import read_kaggle
 from pairs import Split, split_by_name

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from cli import UserError
 from config import Config
 from dataset import Pair, fault
-from images import list_images
+from images import is_text, list_images
 from pairs import Split, split_by_name
 
 
@@ -59,6 +59,9 @@ def by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """({stem: file}, problems): the first of several files of one stem counts."""
     files, problems = {}, []
     for path in list_images(folder)[0]:
+        if not is_text(path.name):
+            problems.append(f"{path}: its name is not valid UTF-8, which a pairs CSV must be; rename it")
+            continue
         if path.stem in files:
             problems.append(f"{path}: {files[path.stem].name} has the same name; rename one")
         files.setdefault(path.stem, path)

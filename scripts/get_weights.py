@@ -18,8 +18,10 @@ from gdown.exceptions import DownloadError
 from requests import RequestException
 
 import cli
-from cli import OperationError, brief, written_whole
+from cli import OperationError, brief
 from config import Config, load_config, official_weights
+from files import written_whole
+from schema import without_credentials
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
 OFFICIAL = {
@@ -49,8 +51,8 @@ def get_weights(cfg: Config) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if reason:
-        raise OperationError(f"{url}: {reason}; nothing of it was kept; try again later, or download {page} by hand "
-                             f"and put it at {path}")
+        raise OperationError(f"{without_credentials(url)}: {reason}; nothing of it was kept; try again "
+                             f"later, or download {page} by hand and put it at {path}")
     print(f"{path}: {path.stat().st_size} bytes, SHA-256 verified")
 
 

@@ -17,8 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from backgrounds import catalog_background, crop_of
-from cli import OperationError, UserError, written_whole
+from cli import OperationError, UserError
 from config import Config
+from files import written_whole
 from hub import Hub, NotThere
 from images import list_images, read_alpha
 from pairs import Split, hash_share, split_by_name, write_image

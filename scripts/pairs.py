@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cli import UserError, written_whole
+from cli import UserError
+from files import written_whole
 
 # "train" and "val" -> (image, alpha) paths, and the family where there is one
 Split = dict[str, list[tuple[Path, Path] | tuple[Path, Path, str]]]

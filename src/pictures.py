@@ -8,7 +8,7 @@ from matplotlib.figure import Figure  # not pyplot: no global state, no window, 
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from cli import written_whole
+from files import written_whole
 from images import resize_longer_side
 from submission import to_levels
 
@@ -44,7 +44,7 @@ def save_picture(path: str | Path, rgb: np.ndarray) -> None:
         Image.fromarray(rgb).save(part)
 
 
-def save_curves(path: str | Path, history: Sequence[dict]) -> None:
+def draw_curves(history: Sequence[dict]) -> Figure:
     """history: metrics.csv's rows, one dict per epoch."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     error, terms = figure.subplots(1, 2)
@@ -66,8 +66,12 @@ def save_curves(path: str | Path, history: Sequence[dict]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8)
+    return figure
+
+
+def save_curves(path: str | Path, history: Sequence[dict]) -> None:
     with written_whole(path) as part:
-        figure.savefig(part, dpi=110)
+        draw_curves(history).savefig(part, dpi=110)
 
 
 def grey(alpha: np.ndarray) -> np.ndarray:

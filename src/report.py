@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 import cli
-from cli import UserError, written_whole
+from cli import UserError
 from config import DEFAULTS, Config, dump_config, flat, load_config, load_run, select_metric, with_predict_size
 from dataset import ValidationSet, read_pairs
+from files import written_whole
 from images import list_images, read_rgb, resize_longer_side
 from pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from predictor import Predictor, load_predictor

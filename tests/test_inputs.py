@@ -1,0 +1,162 @@
+"""Every file of a large corpus is read right or refused in one line; a run goes on without the bad ones."""
+import contextlib
+import csv
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import corpus
+import get_data
+from cli import UserError
+from conftest import call, tiny, write_csv
+from dataset import read_pairs
+from images import list_images, read_alpha, read_rgb, read_shape
+from infer import main as infer_main
+from submission import read_rows
+from train import main as train_main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for file in corpus.files():
+        (folder / file.name).write_bytes(file.content)
+    return folder
+
+
+def outcome(read, path):
+    """What a reader makes of a file: an array, or the line that refuses it."""
+    try:
+        return read(path)
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error).replace(str(path), "")
+        return str(error)
+
+
+def test_each_file_is_read_right_or_refused_in_one_line(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    count, wrong = 0, []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for file in corpus.files():
+            path = folder / file.name
+            rgb, alpha, shape = (outcome(read, path) for read in (read_rgb, read_alpha, read_shape))
+            refused = isinstance(rgb, str)
+            expected = file.rgb if file.rgb is not None and not refused else rgb
+            fine = (file.good is None or file.good != refused) and isinstance(alpha, str) == refused and (refused or (
+                shape == rgb.shape[:2] == alpha.shape and rgb.dtype == np.uint8 and alpha.dtype == np.float32
+                and rgb.shape == expected.shape and np.abs(rgb.astype(int) - expected).max() <= file.tolerance))
+            count += 1
+            wrong += [] if fine else [(file.name, rgb if refused else rgb.shape)]
+    assert not wrong and count >= 300
+    assert not (folder / "canary").exists()
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    for name, words in (("folder", "not a file"), ("pipe", "not a file"), ("loop", "too many levels"),
+                        ("gone", "no such file"), ("nothing", "no such file"), ("a\0b", "null byte")):
+        assert words in outcome(read_rgb, tmp_path / f"{name}.png")
+    assert "not a file" in outcome(read_rgb, "/dev/zero")
+    with pytest.raises(UserError, match="no image in it"):
+        list_images(tmp_path)
+
+
+@pytest.mark.parametrize("mode, words", [(0o000, "Permission denied"), (0o444, "")])
+def test_a_file_that_may_not_be_read_is_refused(mode, words):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
+        path = Path(folder) / "a.png"
+        path.write_bytes(corpus.encoded(corpus.RGB, "png"))
+        path.chmod(mode)
+        os.chmod(folder, 0o755)
+        child = os.fork()
+        if not child:  # root may read everything, so the question is put by a process that has given its rights up
+            code = 1
+            with contextlib.suppress(Exception):
+                if not os.getuid():
+                    os.setgid(65534)
+                    os.setuid(65534)
+                said = outcome(read_rgb, path)
+                code = 0 if (words in said if words else np.array_equal(said, corpus.RGB)) else 1
+            os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    return lambda main, *arguments: call(main, arguments, monkeypatch, capsys)
+
+
+def test_pairs_of_the_corpus_are_checked_as_a_whole_and_the_bad_ones_listed(folder, tmp_path, capsys):
+    names = [file.name for file in corpus.files()]
+    table = write_csv(tmp_path / "all.csv", [(folder / name, folder / name) for name in names])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pairs = read_pairs(table, on_error="skip")
+        with pytest.raises(UserError, match=r"all\.csv line \d+: .* \(\d+ of \d+ pairs are bad; data\.on_error=skip"):
+            read_pairs(table)
+    said = capsys.readouterr().out
+    kept = {pair.image_path.name for pair in pairs}
+    assert kept >= {file.name for file in corpus.files() if file.good}
+    assert not kept & {file.name for file in corpus.files() if file.good is False}
+    assert f"left out {len(names) - len(kept)} of {len(names)} pairs" in said
+    assert all(str(folder / name) in said for name in set(names) - kept)
+
+
+def test_training_and_inference_on_the_odd_ones(folder, tmp_path, command):
+    """1×1 and 1×20000 pixels, turned, animated, CMYK, names of all kinds, and bad ones among them."""
+    odd = ["1x1.png", "1x20000.png", "20000x1.png", "turned_6.png", "animated.webp", "cmyk.jpg", "wide.tiff",
+           "float.tif", "palette_bytes.png", 'a"b.png', "line\nbreak.png", "\x1b[2Jansi.png"]
+    bad = ["no_empty.png", "claims_20000.png", "cut5_rgb.png"]
+    table = write_csv(tmp_path / "odd.csv", [(folder / name, folder / name) for name in (*bad, *odd)])
+    run = tiny(table, tmp_path / "run", "train.epochs=1", "train.samples=0", "data.size=256")
+    code, out, err = command(train_main, *run, "data.on_error=skip")
+    assert code == 0, err
+    assert out.count("left out 3 of 15 pairs") == 2 and all(name in out for name in bad)
+    code, _, err = command(train_main, *run)
+    assert code == 2 and err.count("\n") == 1 and "no_empty.png" in err
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in odd:
+        (images / name).write_bytes((folder / name).read_bytes())
+    options = f"train.out_dir={tmp_path}/run", f"infer.images={images}", f"infer.png_dir={tmp_path}/png"
+    code, _, err = command(infer_main, *options)
+    assert code == 0, err
+    assert sorted(name for _, name, _ in read_rows(tmp_path / "run/submission.csv")) == sorted(
+        name.rsplit(".", 1)[0] for name in odd)
+
+
+@pytest.mark.parametrize("name, words", [("no_empty.png", "no_empty.png"), (os.fsdecode(b"\xff\xfe.png"), r"\udcff")])
+def test_a_bad_image_ends_inference_for_a_submission_needs_each_name(folder, run_dir, tmp_path, command, name, words):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "1x1.png").write_bytes((folder / "1x1.png").read_bytes())
+    (images / name).write_bytes(b"")
+    code, _, err = command(infer_main, f"train.out_dir={run_dir}", f"infer.images={images}",
+                           f"infer.submission={tmp_path}/none.csv")
+    assert code == 2 and err.count("\n") == 1 and words in err
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_folders_of_pairs_with_names_that_no_csv_can_hold(tmp_path, monkeypatch, capsys):
+    for side in ("rgb", "alpha"):
+        (tmp_path / side).mkdir()
+        for name in ("a,b.png", 'q"q.png', "line\nbreak.png", os.fsdecode(b"latin\xe9.png")):
+            (tmp_path / side / name).write_bytes(corpus.encoded(corpus.RGB, "png"))
+    options = [f"data.root={tmp_path}/data", "data.source=csv", f"data.images_dir={tmp_path}/rgb",
+               f"data.alphas_dir={tmp_path}/alpha"]
+    code, _, err = call(get_data.main, options, monkeypatch, capsys)
+    assert code == 2 and err.count("\n") == 1 and "not valid UTF-8" in err
+    code, _, err = call(get_data.main, [*options, "data.on_error=skip"], monkeypatch, capsys)
+    assert code == 0, err
+    tables = [tmp_path / f"data/splits/{side}.csv" for side in ("train", "val")]
+    rows = [row for table in tables for row in csv.DictReader(table.open(newline=""))]
+    assert {os.path.basename(row["image_path"]) for row in rows} == {"a,b.png", 'q"q.png', "line\nbreak.png"}
