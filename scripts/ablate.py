@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
@@ -29,6 +30,7 @@ TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"
 PURPOSE = 8  # what a random generator is keyed by: [seed, purpose]
 RESAMPLES = 10_000
+LINEAR = 10  # percent; the picture's scale is linear up to here
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,11 @@ def draw(path: Path, effects: list[Effect], baseline: float, title: str) -> None
         axes.plot(mean, row, "o", color=colors[effect.verdict])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(ranked)), [f"{effect.factor} ({effect.verdict})" for effect in ranked])
-    axes.set(title=f"val_mse_dense with the factor against without it ({title})",
-             xlabel=f"% of the baseline's {baseline:.4f}; left of 0 the factor helps; 95 % intervals")
+    axes.set_xscale("symlog", linthresh=LINEAR)  # one factor that is worth far more must not hide what others are
+    axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=LINEAR, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(title=f"effects on val_mse_dense, 95 % intervals ({title})",
+             xlabel=f"% of the baseline's {baseline:.4f}, logarithmic beyond ±{LINEAR}; left of 0 the factor helps")
     axes.grid(alpha=0.25)
     with written_whole(path) as part:
         figure.savefig(part, dpi=110)
