@@ -116,7 +116,7 @@ def test_training_and_inference_on_the_odd_ones(folder, tmp_path, command):
            "float.tif", "palette_bytes.png", 'a"b.png', "line\nbreak.png", "\x1b[2Jansi.png"]
     bad = ["no_empty.png", "claims_20000.png", "cut5_rgb.png"]
     table = write_csv(tmp_path / "odd.csv", [(folder / name, folder / name) for name in (*bad, *odd)])
-    run = tiny(table, tmp_path / "run", "train.epochs=1", "train.samples=0", "data.size=256")
+    run = tiny(table, tmp_path / "run", "train.epochs=1", "train.samples=0", "data.size=64")
     code, out, err = command(train_main, *run, "data.on_error=skip")
     assert code == 0, err
     assert out.count("left out 3 of 15 pairs") == 2 and all(name in out for name in bad)
@@ -127,8 +127,8 @@ def test_training_and_inference_on_the_odd_ones(folder, tmp_path, command):
     images.mkdir()
     for name in odd:
         (images / name).write_bytes((folder / name).read_bytes())
-    options = f"train.out_dir={tmp_path}/run", f"infer.images={images}", f"infer.png_dir={tmp_path}/png"
-    code, _, err = command(infer_main, *options)
+    code, _, err = command(infer_main, f"train.out_dir={tmp_path}/run", f"infer.images={images}",
+                           f"infer.png_dir={tmp_path}/png", "infer.tta=none")
     assert code == 0, err
     assert sorted(name for _, name, _ in read_rows(tmp_path / "run/submission.csv")) == sorted(
         name.rsplit(".", 1)[0] for name in odd)
