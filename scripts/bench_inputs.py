@@ -8,13 +8,21 @@ import cv2
 import numpy as np
 import torch
 
+import checkpoint
 from augment import sample_xray_params, xray_alpha_dense
-from config import Config
+from config import EMBEDDED, Config
 from postprocess import ORIGINAL
 from synthetic import draw_pair
+from u2net import U2Net
 
 # the original post-processing as its reference takes it: what it does to the rest is built in there
 COMPONENTS = {key: value for key, value in ORIGINAL.parameters.items() if key != "rest"}
+
+
+def embedded_network() -> U2Net:
+    model = U2Net()
+    checkpoint.load_weights(model, EMBEDDED)
+    return model
 
 
 def squares(cfg: Config, size: int, images: int) -> np.ndarray:

@@ -16,11 +16,10 @@ import cv2
 import numpy as np
 import torch
 
-import checkpoint
 import infer
 import train
 from augment import sample_xray_params, xray_alpha_dense
-from bench_inputs import drawn_images, noisy_matte, on_cores, squares, training_batch
+from bench_inputs import drawn_images, embedded_network, noisy_matte, on_cores, squares, training_batch
 from cli import UserError
 from config import EMBEDDED, Config
 from device import DTYPES, pick_device, pick_precision
@@ -34,7 +33,6 @@ from predictor import Network, load_network
 from quantizing import Ranges, measure_ranges, save_ranges
 from submission import to_levels
 from synthetic import draw_pair
-from u2net import U2Net
 
 # Runs a script and prints its own peak memory in KiB; the system's figure for a child begins with its parent's.
 WITH_PEAK = r"""import re, runpy, sys
@@ -54,12 +52,6 @@ def network_of(cfg: Config, folder: str, given: np.ndarray, precision: str, back
     if precision == "int8":
         return OpenvinoNetwork(model, given.shape[1], wanted, embedded_ranges(given))
     return load_network(cfg.model_copy(update={"infer": wanted}), model, given.shape[1])
-
-
-def embedded_network() -> U2Net:
-    model = U2Net()
-    checkpoint.load_weights(model, EMBEDDED)
-    return model
 
 
 def embedded_ranges(given: np.ndarray) -> Ranges:

@@ -7,20 +7,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import checkpoint
 import reference
 from augment import sample_xray_params
-from bench_inputs import COMPONENTS, drawn_images, noisy_matte, on_cores, squares, training_batch
-from config import EMBEDDED, Config
+from bench_inputs import COMPONENTS, drawn_images, embedded_network, noisy_matte, on_cores, squares, training_batch
+from config import Config
 from submission import score
 from synthetic import draw_pair
 from u2net import U2Net
 
 
 def network(device: str = "cpu") -> U2Net:
-    model = U2Net()
-    checkpoint.load_weights(model, EMBEDDED)
-    return model.eval().to(device)
+    return embedded_network().eval().to(device)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from config import EMBEDDED, Config, load_config, load_run
 from dataset import ValidationSet, read_pairs
 from files import written_whole
 from images import list_images, read_rgb
-from machine import processor
+from machine import hardware
 from metrics import mse
 from predictor import Predictor, load_predictor
 from submission import baselines, read_alphas
@@ -153,11 +153,6 @@ def training_facts(run: Config) -> dict[str, str]:
         "training": f"{train.epochs * (pairs // train.batch_size)} steps of {train.batch_size} crops of {crops}, "
                     f"AdamW {train.lr:g}, {train.schedule}, EMA {train.ema:g}, seed {run.seed}",
     }
-
-
-def hardware() -> str:
-    """What the scores and, where it ran on the same machine, the training were computed on."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def main() -> None:

@@ -6,7 +6,6 @@
 
 A right file already there costs nothing; a download that was killed goes on.
 """
-import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from requests import RequestException
 import cli
 from cli import OperationError, brief
 from config import Config, load_config, official_weights
-from files import written_whole
+from files import file_sha256, written_whole
 from schema import without_credentials
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
@@ -73,11 +72,6 @@ def why_wrong(path: Path, sha256: str) -> str | None:
         if file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html")):
             return "a web page came instead of the weights (a quota or a login?)"
     return f"{path.stat().st_size} bytes with SHA-256 {found[:12]}… instead of {sha256[:12]}…: damaged or another file"
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:

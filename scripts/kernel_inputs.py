@@ -3,10 +3,10 @@
     bundle = find_bundle(Path("/kaggle/input"), settings)
     images, sample = find_test_set(Path("/kaggle/input"), "a-competition", bundle)
 """
-import hashlib
 from pathlib import Path
 
 from cli import OperationError, UserError
+from files import file_sha256
 from findings import find_pairs, find_sample, find_test_images, pairs_tables
 from images import TEST_SHAPE
 from pairs import split_by_name, write_splits
@@ -15,13 +15,13 @@ from pairs import split_by_name, write_splits
 def find_bundle(inputs: Path, settings: dict) -> Path:
     """The folder of this build's data set, every file held against SHA256SUMS."""
     folders = [path.parent for path in sorted(inputs.rglob("SHA256SUMS"))]
-    found = [folder for folder in folders if sha256(folder / "SHA256SUMS") == settings["sums"]]
+    found = [folder for folder in folders if file_sha256(folder / "SHA256SUMS") == settings["sums"]]
     if not found:
         what = "is attached in another version than this kernel was built with" if folders else "is not attached"
         raise UserError(f"{settings['dataset']}: the data set of weights and settings {what}; {attached(inputs)}")
     for line in (found[0] / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         expected, name = line.split("  ", 1)
-        if not (found[0] / name).is_file() or sha256(found[0] / name) != expected:
+        if not (found[0] / name).is_file() or file_sha256(found[0] / name) != expected:
             raise UserError(f"{found[0] / name}: missing or damaged; upload the data set again (make kernel-push)")
     return found[0]
 
@@ -82,8 +82,3 @@ def attached(inputs: Path) -> str:
         return f"{folder.relative_to(inputs)} ({sum(path.is_file() for path in folder.rglob('*'))} files)"
 
     return f"attached in {inputs}: {', '.join(map(size, mounted(inputs))) or 'nothing'}"
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
     run_training(2, Path("config.yaml"), ["train.epochs=3"], Path("outputs/run"), seconds=3600)
 """
-import ctypes
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ import torch
 import launch  # by torchrun
 import train  # not called here: it is the program that the processes run
 from cli import OperationError, Stopped, UserError
+from loading import end_with
 
 POLL = 0.5   # seconds between two looks at the log
 GRACE = 60   # seconds from SIGTERM to SIGKILL; torchrun itself gives its processes 30
@@ -55,7 +56,7 @@ def run_training(processes: int, config: Path, overrides: Sequence[str], out_dir
         # In a session of its own: Ctrl-C reaches this process alone, which passes it on once, as SIGTERM.
         process = subprocess.Popen(command(processes, config, overrides), stdout=file, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
-                                   preexec_fn=_end_with_parent)
+                                   preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM))
         with _PassedOn(process) as signals:
             overran = _watch(process, reader, time.monotonic() + seconds)
     if signals.number:
@@ -64,11 +65,6 @@ def run_training(processes: int, config: Path, overrides: Sequence[str], out_dir
         print(f"training was still busy after {seconds / 3600:.1f} h and was stopped; what it saved is used")
     elif process.returncode:
         raise OperationError(f"training failed with exit code {process.returncode}: {reason(log)}")
-
-
-def _end_with_parent() -> None:
-    """Linux: SIGTERM for this process when the one that started it is gone, however it ended."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _watch(process: subprocess.Popen, reader, deadline: float) -> bool:

@@ -3,6 +3,8 @@ import os
 import platform
 from pathlib import Path
 
+import torch
+
 
 def processor() -> str:
     """E.g. '2 cores of AMD EPYC'."""
@@ -12,3 +14,8 @@ def processor() -> str:
     except (OSError, StopIteration):
         name = platform.machine()
     return f"{os.cpu_count()} cores of {name}"
+
+
+def hardware() -> str:
+    """What a network runs on here: the GPU's name, or the processor's."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()

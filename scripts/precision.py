@@ -22,7 +22,7 @@ from dataset import ValidationSet, read_pair, read_pairs
 from device import pick_device
 from files import written_whole
 from folding import MatteNet
-from machine import processor
+from machine import hardware
 from openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
 from predictor import Predictor, TorchPredictor, load_model, load_network, to_square
 from quantizing import Ranges, measure_ranges, ranges_path, save_ranges
@@ -38,7 +38,7 @@ def compare(cfg: Config) -> None:
     val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
     model, size = load_model(cfg)
     device, metric = pick_device(), select_metric(cfg)
-    machine = processor() if device.type == "cpu" else torch.cuda.get_device_name()
+    machine = hardware()
     print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}: {size} px, tta "
           f"{cfg.infer.tta}, {machine}")
     ranges = int8_ranges(cfg, model, size) if computes("int8", device) else None

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -75,6 +76,11 @@ def disk_full(path: Path, reason: str, needed: int) -> str:
     needs = f"needs more than {needed / 1e6:.1f} MB, " if needed else ""
     return (f"{path}: cannot be written ({reason}): {needs}{shutil.disk_usage(folder).free / 1e6:.1f} MB are free "
             "there; make room and run the same command again")
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def alone_in(folder: Path) -> None:

@@ -56,7 +56,12 @@ def serve(main: int, worker: int) -> None:
     them behind for ever: torch's own watch then takes whoever inherits them for their parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(main, signal.SIGKILL)
+
+
+def end_with(parent: int, number: int) -> None:
+    """Linux: this process gets the signal when the one that has started it is gone, however it ended."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != main:  # it died before the line above
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it died before the line above
             os._exit(1)

@@ -23,6 +23,7 @@ import kernel_main
 from cli import UserError
 from config import load_config
 from conftest import ROOT, write_pairs
+from files import file_sha256
 from kernel_lint import dataset_problems, kernel_problems, problems
 
 # What Kaggle's image has of what the sources need.
@@ -163,7 +164,7 @@ def inputs(tmp_path, built):
 
 
 def settings(inputs: Path) -> dict:
-    return {"dataset": "somebody/weights", "sums": kernel_inputs.sha256(inputs / "weights/SHA256SUMS")}
+    return {"dataset": "somebody/weights", "sums": file_sha256(inputs / "weights/SHA256SUMS")}
 
 
 def write_image(path: Path, side: int = 1024) -> None:
