@@ -8,9 +8,9 @@ import pytest
 from config import DEFAULTS, load_config
 from conftest import ROOT, script
 
-SOURCES = sorted((ROOT / "src").glob("*.py"))
-SCRIPTS = [path for path in [*SOURCES, *sorted((ROOT / "scripts").glob("*.py"))]
-           if 'if __name__ == "__main__"' in path.read_text()]
+MODULES = {".".join(path.relative_to(ROOT / folder).with_suffix("").parts): path  # dotted name -> file
+           for folder in ("scripts", "src") for path in sorted((ROOT / folder).rglob("*.py"))}
+SCRIPTS = [path for path in MODULES.values() if 'if __name__ == "__main__"' in path.read_text()]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
@@ -44,16 +44,32 @@ def test_every_target_has_its_line_of_help():
     assert set(re.findall(r"make ([a-z-]+)", listed)) == set(phony)
 
 
-def test_imports_inside_src_form_no_circle():
-    own = {path.stem for path in SOURCES}
-    imports = {}
-    for path in SOURCES:
-        nodes = ast.walk(ast.parse(path.read_text()))
-        names = [name for node in nodes for name in (
-            [alias.name for alias in node.names] if isinstance(node, ast.Import)
-            else [node.module] if isinstance(node, ast.ImportFrom) else [])]
-        imports[path.stem] = own.intersection(names)
+def imported(path) -> set[str]:
+    """Dotted names of the project's own modules that a file imports, at its top or later."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & MODULES.keys()
+
+
+def assert_no_circle(imports: dict[str, set[str]]) -> None:
     while imports:
         leaves = {name for name, needed in imports.items() if not needed & imports.keys()}
         assert leaves, f"a circle among {sorted(imports)}"
         imports = {name: needed for name, needed in imports.items() if name not in leaves}
+
+
+def test_imports_form_no_circle_of_files():
+    imports = {name: imported(path) - {name} for name, path in MODULES.items()}
+    assert imports["train"] and imports["infer"] and imports["get_data"]  # the names resolve
+    assert_no_circle(imports)
+
+
+def test_nothing_in_src_imports_a_script():
+    for name, path in MODULES.items():
+        if path.is_relative_to(ROOT / "src"):
+            for needed in imported(path):
+                assert MODULES[needed].is_relative_to(ROOT / "src"), f"{name} imports {needed}"
