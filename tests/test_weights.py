@@ -95,7 +95,7 @@ def test_code_in_place_of_weights_is_never_run(fetch, tmp_path):
 
 def test_no_network(fetch, tmp_path):
     with Files({}) as server, pytest.raises(OperationError, match=r"download https://drive.google.com") as error:
-        fetch(server)
+        fetch(server, "weights.source=drive")
     assert server.refused == ["drive.google.com:443"]  # the proxy refused it: nothing left the machine
     assert "\n" not in str(error.value) and left(tmp_path) == []
 
@@ -127,7 +127,7 @@ def certificate(tmp_path_factory):
 def test_google_drive_and_its_quota_page(fetch, tmp_path, monkeypatch, certificate):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     with Drive({}, certificate) as server, pytest.raises(OperationError, match="Too many users") as error:
-        fetch(server)
+        fetch(server, "weights.source=drive")
     assert "\n" not in str(error.value) and left(tmp_path) == []
     with Drive({DRIVE_ID: CONTENT}, certificate) as server:
         assert fetch(server).read_bytes() == CONTENT
