@@ -41,7 +41,7 @@ TITLE_LINE = "bundle  "  # what a run's log begins with, before the name of the 
 LOCAL = {
     "data": ("train_csv", "val_csv", "test_dir", "solution_csv", "sample_submission", "backgrounds_dir", "images_dir",
              "alphas_dir"),
-    "model": ("weights",), "weights": ("url",),
+    "model": ("weights",), "weights": ("url",), "kernel": ("versions",),
     "infer": ("images", "weights", "submission", "png_dir", "cutout_dir")}
 LICENCE = "other"  # of the data set: private, and not ours to decide for the user
 

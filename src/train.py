@@ -87,8 +87,8 @@ def prepare(cfg: Config, device: torch.device, precision: str, world: World) -> 
         raise UserError("train.compile and train.checkpointing exclude each other; set one to false")
     synchronised = world.size > 1 and cfg.train.sync_bn and device.type == "cuda"
     if cfg.train.compile and synchronised:
-        raise UserError("train.compile and train.sync_bn exclude each other on several GPUs: each BatchNorm layer would "
-                        "interrupt the compiled network; set one to false")
+        raise UserError("train.compile and train.sync_bn exclude each other on several GPUs: each BatchNorm layer "
+                        "would interrupt the compiled network; set one to false")
     model = U2Net(cfg.model.variant)
     if synchronised:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
