@@ -140,7 +140,7 @@ def train_to_the_end(attempt: Callable[[list[str]], None], out_dir: Path, end: f
             return attempt(overrides)
         except (OperationError, UserError) as error:
             failed = error
-        print(f"{'!' * 20} TRAINING FAILED: {failed}", flush=True)
+        print(f"{'!' * 20} {failed}", flush=True)
         if overrides or isinstance(failed, UserError) or not free_before(end, out_dir):
             break
         print(f"{'!' * 20} starting it once more, from what it saved", flush=True)
