@@ -41,7 +41,7 @@ TITLE_LINE = "bundle  "  # what a run's log begins with, before the name of the 
 LOCAL = {
     "data": ("train_csv", "val_csv", "test_dir", "solution_csv", "sample_submission", "backgrounds_dir", "images_dir",
              "alphas_dir"),
-    "model": ("weights",), "weights": ("url",),
+    "model": ("weights",), "weights": ("url",), "kernel": ("versions",),
     "infer": ("images", "weights", "submission", "png_dir", "cutout_dir")}
 LICENCE = "other"  # of the data set: private, and not ours to decide for the user
 
@@ -86,6 +86,10 @@ def refuse_unfit(cfg: Config) -> None:
     if cfg.kernel.mode == "train" and cfg.infer.postprocess == "tuned":
         raise UserError("infer.postprocess=tuned is for the weights it was tuned with, and kernel.mode=train makes "
                         "others; set it to none")
+    if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.sync_bn and cfg.kernel.processes != 1:
+        raise UserError("train.compile and train.sync_bn exclude each other on Kaggle's two GPUs; set one to false")
+    if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.checkpointing:
+        raise UserError("train.compile and train.checkpointing exclude each other; set one to false")
     if cfg.infer.backend == "openvino":
         raise UserError("infer.backend=openvino: Kaggle's image lacks it; set it to auto, which takes torch there")
     if cfg.kernel.mode == "train" and cfg.augment.background_p > 0:

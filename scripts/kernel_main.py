@@ -21,7 +21,7 @@ from config import Config, load_config
 from images import read_shapes
 from infer import infer, ordered_images
 from kernel_inputs import find_bundle, find_splits, find_test_set
-from kernel_train import best_checkpoint, process_count, run_training
+from kernel_train import best_checkpoint, process_count, run_training, train_to_the_end
 from submission import validate
 
 # A GPU may be there and yet compute nothing: Kaggle's P100s are too old for its image's torch.
@@ -92,20 +92,30 @@ def usable_device() -> str:
 
 
 def train(job: Job) -> Path:
-    """Trains on the attached pairs, on all GPUs, for as long as inference can spare -> the checkpoint to infer with."""
+    """Trains on the attached pairs, on all GPUs, for as long as inference can spare -> the checkpoint to infer with.
+
+    A training that fails or is killed is started once more; after that its best epoch has to do.
+    """
     cfg = job.config()
     limit = cfg.kernel.max_hours * 3600
     reserve = len(ordered_images(cfg)) * SECONDS_PER_IMAGE[job.device] + SPARE * limit
     seconds = limit - (time.monotonic() - job.started) - reserve
     if seconds <= 0:
         raise UserError("kernel.max_hours leaves no time to train before inference; raise it, or set kernel.mode=infer")
+    seconds = min(seconds, (cfg.train.max_hours or limit) * 3600)
     train_csv, val_csv = find_splits(job.inputs, job.scratch, cfg.data.val_share)
     weights = job.bundle / "weights.pth"
-    places = overrides({"data.train_csv": train_csv, "data.val_csv": val_csv, "train.max_hours": seconds / 3600,
+    places = overrides({"data.train_csv": train_csv, "data.val_csv": val_csv,
                         "model.weights": weights if weights.exists() else None})
     processes = process_count(cfg.kernel.processes, job.device)
-    run_training(processes, job.bundle / "config.yaml", [*job.overrides, *places], cfg.train.out_dir,
-                 seconds + SPARE / 2 * limit)
+    end = time.monotonic() + seconds
+
+    def attempt(more: list[str]) -> None:
+        left = end - time.monotonic()
+        settings = [*job.overrides, *places, *overrides({"train.max_hours": left / 3600}), *more]
+        run_training(processes, job.bundle / "config.yaml", settings, cfg.train.out_dir, left + SPARE / 2 * limit)
+
+    train_to_the_end(attempt, cfg.train.out_dir, end)
     return best_checkpoint(cfg.train.out_dir)
 
 

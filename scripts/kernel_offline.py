@@ -17,6 +17,7 @@ from pathlib import Path
 from cli import OperationError, UserError
 from config import Config
 from images import TEST_SHAPE, list_images, read_shapes
+from kernel_versions import python_for
 from pairs import write_image, write_pairs_csv
 from submission import HEADER, to_levels, validate
 from synthetic import draw_pair
@@ -46,6 +47,7 @@ WALLS = (("unshare -n; the input is mounted read-only",
 def run_offline(build: Path, cfg: Config, images: int) -> None:
     """Attaches a small test set, runs the kernel, validates its submission.csv; prints time and peak memory."""
     metadata = read_metadata(build)
+    python = python_for(cfg.kernel.versions, build)
     with tempfile.TemporaryDirectory(prefix="kaggle-") as folder:
         root = Path(folder).resolve() / "kaggle"
         shapes = attach(root / "input", metadata, build, cfg, images)
@@ -56,7 +58,7 @@ def run_offline(build: Path, cfg: Config, images: int) -> None:
         print(f"offline {wall}", flush=True)
         set_writable(root / "input", False)
         try:
-            seconds, peak = run([*prefix, sys.executable, *program(code)], root)
+            seconds, peak = run([*prefix, python, *program(code)], root)
         finally:
             set_writable(root / "input", True)
             if (root / "src" / EXECUTED).exists():

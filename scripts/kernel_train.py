@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 import launch  # by torchrun
 import train  # not called here: it is the program that the processes run
 from cli import OperationError, Stopped, UserError
+from files import CLAIMS, alone_in
 from loading import end_with
 
 POLL = 0.5   # seconds between two looks at the log
@@ -42,9 +43,10 @@ def command(processes: int, config: Path, overrides: Sequence[str]) -> list[str]
 
 
 def run_training(processes: int, config: Path, overrides: Sequence[str], out_dir: Path, seconds: float) -> None:
-    """Shows the training's output as it comes and keeps it as train.log in out_dir.
+    """Shows the training's output as it comes and appends it to train.log in out_dir.
 
-    What still runs after `seconds` is stopped: train.py saves on SIGTERM. OperationError where training failed.
+    What still runs after `seconds` is stopped: train.py saves on SIGTERM. OperationError where training failed,
+    UserError where its input was wrong.
     """
     log = out_dir / "train.log"
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -52,7 +54,8 @@ def run_training(processes: int, config: Path, overrides: Sequence[str], out_dir
     # torchrun's processes would each complain that this machine has no name in the network.
     environment = {"OMP_NUM_THREADS": threads, "TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, "PYTHONUNBUFFERED": "1"}
     print(f"train   in {processes} process{'es, by torchrun' if processes > 1 else ''}", flush=True)
-    with log.open("wb") as file, log.open(encoding="utf-8", errors="replace") as reader:
+    with log.open("ab") as file, log.open(encoding="utf-8", errors="replace") as reader:
+        start = reader.seek(0, os.SEEK_END)
         # In a session of its own: Ctrl-C reaches this process alone, which passes it on once, as SIGTERM.
         process = subprocess.Popen(command(processes, config, overrides), stdout=file, stderr=subprocess.STDOUT,
                                    stdin=subprocess.DEVNULL, env=environment, start_new_session=True,
@@ -64,7 +67,7 @@ def run_training(processes: int, config: Path, overrides: Sequence[str], out_dir
     if overran:
         print(f"training was still busy after {seconds / 3600:.1f} h and was stopped; what it saved is used")
     elif process.returncode:
-        raise OperationError(f"training failed with exit code {process.returncode}: {reason(log)}")
+        raise failure(process.returncode, log, start)
 
 
 def _watch(process: subprocess.Popen, reader, deadline: float) -> bool:
@@ -108,14 +111,56 @@ class _PassedOn:
             self._process.terminate()
 
 
-def reason(log: Path) -> str:
-    """The line of a failed training's log that says why."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+def failure(code: int, log: Path, start: int) -> UserError | OperationError:
+    """What to raise for a training's exit code; `start`: where its output begins in the log."""
+    if code < 0:
+        return OperationError(f"training was ended by {signal.Signals(-code).name} (SIGKILL: often no memory was left)")
+    kind = UserError if code == UserError.exit_code else OperationError
+    return kind(f"training failed with exit code {code}: {reason(log, start)}")
+
+
+def reason(log: Path, start: int) -> str:
+    """The line of a failed training's log that says why; `start`: where its output begins, in bytes."""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     for pattern in (r"error: (.*)", r"([\w.]*(?:Error|Exception): .*)"):
         for line in reversed(lines):
             if match := re.match(pattern, line):
                 return match[1]
     return lines[-1] if lines else "without a word"
+
+
+def train_to_the_end(attempt: Callable[[list[str]], None], out_dir: Path, end: float) -> None:
+    """attempt([]), and where that fails once more, from last.pth, as long as time.monotonic() is before `end`.
+
+    attempt: runs the training with further overrides. What still failed is an error only if there is no best.pth.
+    """
+    for overrides in ([], ["train.resume=auto"]):
+        try:
+            return attempt(overrides)
+        except (OperationError, UserError) as error:
+            failed = error
+        print(f"{'!' * 20} {failed}", flush=True)
+        if overrides or isinstance(failed, UserError) or not free_before(end, out_dir):
+            break
+        print(f"{'!' * 20} starting it once more, from what it saved", flush=True)
+    if not (out_dir / "best.pth").exists():
+        raise failed
+    print(f"{'!' * 20} training is not finished: its best epoch so far is used, {out_dir}/best.pth", flush=True)
+
+
+def free_before(end: float, out_dir: Path) -> bool:
+    """Waits until no process works in the folder: those whose launcher was killed end some seconds after it."""
+    while time.monotonic() < end:
+        try:
+            alone_in(out_dir)
+        except UserError:
+            time.sleep(POLL)
+            continue
+        if claim := CLAIMS.pop(str(out_dir.resolve()), None):
+            claim.close()
+        return True
+    return False
 
 
 def best_checkpoint(out_dir: Path) -> Path:

@@ -11,8 +11,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def pick_device() -> torch.device:
-    """The first visible GPU (CUDA_VISIBLE_DEVICES chooses), else the CPU, with memory arranged for it."""
+    """The first visible GPU (CUDA_VISIBLE_DEVICES chooses), else the CPU, with memory arranged for it.
+
+    What computes in fp32 on a GPU does so in full: TF32 is off.
+    """
     if torch.cuda.is_available():
+        torch.backends.cudnn.allow_tf32 = False  # on by default: from Ampere on, convolutions would keep 10 bits of 23
         return torch.device("cuda")
     keep_freed_memory()
     return torch.device("cpu")
@@ -50,6 +54,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def describe(device: torch.device, precision: str) -> str:
-    """E.g. 'cuda (Tesla T4), fp16' or 'cpu (2 threads), bf16'."""
+    """E.g. 'cuda (Tesla T4), fp16', 'cuda (NVIDIA H100), fp32 without TF32' or 'cpu (2 threads), bf16'."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    return f"{device.type} ({name}), {precision}"
+    exact = " without TF32" if (device.type, precision) == ("cuda", "fp32") else ""
+    return f"{device.type} ({name}), {precision}{exact}"

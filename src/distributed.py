@@ -92,10 +92,15 @@ class World:
             dist.barrier(self.group)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """What to run forward so that backward() leaves the processes' mean gradient in each of them."""
+        """What to run forward so that backward() leaves the processes' mean gradient in each of them.
+
+        Each process keeps its own buffers; average_statistics() brings them together.
+        """
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, forward_sync_buffers=False, gradient_as_bucket_view=True)
+        trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        trained.broadcast_buffers = False  # set here: as an argument it has another name from torch 2.13 on
+        return trained
 
     @torch.no_grad()
     def average_statistics(self, model: nn.Module, weight: float) -> None:

@@ -44,7 +44,8 @@ def infer(cfg: Config, world: World = ALONE) -> None:
         predict = load_predictor(cfg)
         print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.weights}: {predict.description}, "
               f"post-processing {setting}")
-        started, block = time.perf_counter(), predict.batch_size
+        started = time.perf_counter()
+        block = agreed_block(world, paths, predict.batch_size)
         with shared_out(cfg.infer.submission, world, block) as csv_path, SubmissionWriter(csv_path) as writer:
             for name, text in predicted_rows(cfg, world.deal(paths, block), predict, setting):
                 writer.write_encoded(name, text)
@@ -58,6 +59,15 @@ def infer(cfg: Config, world: World = ALONE) -> None:
     seconds = time.perf_counter() - started
     print(f"{cfg.infer.submission}: {len(paths)} rows in {seconds:.1f} s, {len(paths) / seconds:.2f} images/s, "
           f"{predict.seconds / seconds:.0%} of the time in the network")
+
+
+def agreed_block(world: World, paths: list[Path], batch_size: int) -> int:
+    """How many images in a row a process gets: the same for all, though each chooses its batch by its free memory."""
+    names, sizes = zip(*world.gather(([path.name for path in paths], batch_size)), strict=True)
+    if any(other != names[0] for other in names):
+        raise UserError(f"{paths[0].parent}: the processes find different images in it; give every machine the same "
+                        "infer.images")
+    return min(sizes)
 
 
 def with_weights(cfg: Config) -> Config:

@@ -29,11 +29,14 @@ def epoch_batches(cfg: Config, epoch: int, count: int) -> list[list[tuple[int, i
 
 
 def loading(cfg: Config, device: torch.device) -> dict:
-    """How a DataLoader runs: on a CPU one process, since the network needs the cores; beside a GPU all but one."""
+    """How a DataLoader runs: on a CPU one process, since the network needs the cores; beside a GPU one per core.
+
+    Several GPUs share the cores: Kaggle's machine has four for two.
+    """
     workers = cfg.train.workers
     if workers == "auto":
         cores = (os.cpu_count() or 1) // local_processes()
-        wanted = 1 if device.type == "cpu" else max(1, min(MOST_WORKERS, cores - 1))
+        wanted = 1 if device.type == "cpu" else max(1, min(MOST_WORKERS, cores))
         workers = min(wanted, sharing_workers(cfg))
         if workers < wanted:
             print(f"workers {workers} instead of {wanted}: /dev/shm has no room for more (docker run --shm-size=2g)")

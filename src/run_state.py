@@ -115,7 +115,8 @@ class Run:
         if self.average is not self.model:
             self.average.load_state_dict(state["average_state"] or state["model_state"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty after training in another format than fp16: the scale starts anew
+            self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
 
     def start_anew(self) -> None:

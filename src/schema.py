@@ -170,6 +170,7 @@ class Kernel(Section):
     owner: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")] | None
     title: str
     max_hours: Annotated[float, Field(gt=0, le=12)]
+    versions: Literal["kaggle"] | None
     processes: Literal["auto"] | Annotated[int, Field(ge=1, le=16)]
 
 

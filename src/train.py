@@ -85,8 +85,12 @@ def prepare(cfg: Config, device: torch.device, precision: str, world: World) -> 
     """Network, optimiser and, where an earlier run can go on, its state: process 0's, handed on to the others."""
     if cfg.train.compile and cfg.train.checkpointing:
         raise UserError("train.compile and train.checkpointing exclude each other; set one to false")
+    synchronised = world.size > 1 and cfg.train.sync_bn and device.type == "cuda"
+    if cfg.train.compile and synchronised:
+        raise UserError("train.compile and train.sync_bn exclude each other on several GPUs: each BatchNorm layer "
+                        "would interrupt the compiled network; set one to false")
     model = U2Net(cfg.model.variant)
-    if world.size > 1 and cfg.train.sync_bn and device.type == "cuda":
+    if synchronised:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(model) if cfg.train.ema else model

@@ -24,6 +24,7 @@ from files import CLAIMS
 from infer import infer
 from pictures import save_picture
 from predictor import TorchPredictor
+from submission import read_rows
 from train import train
 from u2net import U2Net
 from validation import reference_levels, validate
@@ -96,6 +97,55 @@ def test_inference_merges_to_the_bytes_of_one_process(run_dir, tmp_path, batch_s
             f"infer.batch_size={batch_size}", f"infer.submission={target}"])
         assert [path.name for path in target.parent.iterdir()] == ["s.csv"]
         assert target.read_bytes() == (tmp_path / "out1/s.csv").read_bytes()
+
+
+@pytest.mark.parametrize("sizes", [(1, 4), (3, 2), (4, 1)])
+def test_processes_with_different_batch_sizes_write_each_row_once_and_in_order(run_dir, tmp_path, sizes):
+    for i in range(7):
+        save_picture(tmp_path / f"images/{i}.png", scene(64, i)[0])
+    target = tmp_path / "s.csv"
+    together(2, tmp_path, inferred_in_batches, [
+        f"infer.images={tmp_path}/images", f"train.out_dir={run_dir}", "infer.tta=none", "infer.backend=torch",
+        f"infer.submission={target}"], sizes)
+    assert [name for _, name, _ in read_rows(target)] == [str(i) for i in range(7)]
+
+
+def inferred_in_batches(world: World, overrides: list[str], sizes: list[int]) -> None:
+    infer(load_config(DEFAULTS, [*overrides, f"infer.batch_size={sizes[world.rank]}"]), world)
+
+
+def test_processes_that_find_different_images_are_told(run_dir, tmp_path):
+    for rank, count in enumerate((3, 2)):
+        for i in range(count):
+            save_picture(tmp_path / f"images{rank}/{i}.png", scene(64, i)[0])
+    settings = [f"train.out_dir={run_dir}", "infer.tta=none", "infer.backend=torch",
+                f"infer.submission={tmp_path}/s.csv"]
+    assert together(2, tmp_path, refused, settings, tmp_path) == [True, True]
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def refused(world: World, overrides: list[str], folder: Path) -> bool:
+    try:
+        inferred(world, [*overrides, f"infer.images={folder}/images{world.rank}"])
+    except UserError as error:
+        return "different images" in str(error)
+
+
+def test_each_process_keeps_its_own_statistics_until_they_are_averaged(tmp_path):
+    own, averaged = zip(*together(2, tmp_path, statistics), strict=True)
+    assert own == (pytest.approx(0.1), pytest.approx(0.3))  # BatchNorm's momentum is 0.1; the inputs are 1 and 3
+    assert averaged == (pytest.approx(0.25),) * 2
+
+
+@torch.no_grad()
+def statistics(world: World) -> tuple[float, float]:
+    model = nn.Sequential(nn.BatchNorm2d(1))
+    trained = world.wrap(model)
+    for value in (1.0 + 2 * world.rank, 0.0):  # a second pass that began with process 0's buffers would end with them
+        trained(torch.full((2, 1, 4, 4), value))
+    own = model[0].running_mean.item() / 0.9
+    world.average_statistics(model, (0.25, 0.75)[world.rank])
+    return own, model[0].running_mean.item() / 0.9
 
 
 def inferred(world: World, overrides: list[str]) -> None:

@@ -124,7 +124,7 @@ def test_a_build_replaces_what_was_there(run_dir, tmp_path):
     assert not (build / "dataset/weights.pth").exists()
 
 
-@pytest.mark.parametrize("setting", ["infer.postprocess=tuned", "augment.background_p=0.5"])
+@pytest.mark.parametrize("setting", ["infer.postprocess=tuned", "augment.background_p=0.5", "train.compile=true"])
 def test_what_would_end_a_run_on_kaggle_is_refused_at_once(run_dir, tmp_path, setting):
     with pytest.raises(UserError, match=setting.partition("=")[0]):
         build_in(tmp_path, run_dir, "kernel.mode=train", "model.weights=null", setting)

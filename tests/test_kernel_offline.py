@@ -6,6 +6,7 @@ import pytest
 
 import kernel_cells_run
 import kernel_offline
+import kernel_versions
 from cli import OperationError
 from conftest import ROOT, one_error_line, script
 
@@ -106,3 +107,39 @@ def test_a_notebook_whose_cell_fails_shows_it_and_is_kept(tmp_path, capfd):
 def test_a_kernel_that_fails_is_told(inside):
     with pytest.raises(OperationError, match="exit code 3"):
         inside("raise SystemExit(3)")
+
+
+def test_the_versions_of_kaggles_image_are_installed_once_and_named(tmp_path, monkeypatch, capsys):
+    installs = []
+
+    def install(folder, base):
+        installs.append(base)
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
+        (folder / "bin/python").write_text("#!/bin/sh\necho Python 3.12.1, torch 2.10.0\n")
+        (folder / "bin/python").chmod(0o755)
+
+    monkeypatch.setattr(kernel_versions, "install", install)
+    assert kernel_versions.python_for(None, tmp_path) == sys.executable and not installs
+    for _ in range(2):
+        assert kernel_versions.python_for("kaggle", tmp_path) == str(tmp_path / "kaggle-image/bin/python")
+    assert len(installs) == 1 and "versions Python 3.12.1, torch 2.10.0" in capsys.readouterr().out
+    (tmp_path / "kaggle-image/pins.txt").write_text("torch==1.0\n")  # of an earlier version of the project
+    kernel_versions.python_for("kaggle", tmp_path)
+    assert len(installs) == 2
+
+
+def test_an_installation_that_fails_is_told_in_one_line_and_begun_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel_versions, "PINS", tmp_path / "pins.txt")
+    (tmp_path / "pins.txt").write_text("no requirement at all\n")
+    with pytest.raises(OperationError, match=r"pins\.txt cannot be used: .*kernel\.versions=null"):
+        kernel_versions.python_for("kaggle", tmp_path)
+    assert not (tmp_path / "kaggle-image/pins.txt").exists()
+
+
+def test_without_python_3_12_this_one_stands_in_and_it_is_said(tmp_path, monkeypatch, capsys):
+    shim = tmp_path / "python3.12"  # as pyenv leaves one where the version is not chosen
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert kernel_versions.base_python() == sys.executable
+    assert "no python3.12 is found: running under this Python 3." in capsys.readouterr().out

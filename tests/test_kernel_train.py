@@ -2,6 +2,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 import kernel_train
 from cli import OperationError, Stopped, UserError
 from config import DEFAULTS
-from conftest import tiny
-from kernel_train import best_checkpoint, command, process_count, run_training
+from conftest import ROOT, tiny
+from files import alone_in
+from kernel_train import best_checkpoint, command, free_before, process_count, run_training, train_to_the_end
 
 # Says when it is ready, then works until SIGTERM, on which it saves, as train.py does.
 SAVES = """
@@ -123,5 +125,77 @@ def test_a_training_that_fails_says_why(program, tmp_path, capfd, text, why):
 
 
 def test_several_processes_that_fail_say_why_as_well(tmp_path):
-    with pytest.raises(OperationError, match=r"exit code 2: .*config\.yaml: no such config file"):
+    with pytest.raises(UserError, match=r"exit code 2: .*config\.yaml: no such config file"):
         run(tmp_path, processes=2)
+
+
+# Trains one epoch on each start, then ends as the test says. Arguments: overrides, at last the run folder.
+ONE_EPOCH = """
+import os, pathlib, signal, sys
+out_dir = pathlib.Path(sys.argv[-1])
+first = not (out_dir / "best.pth").exists()
+print("from the beginning" if first else "resumed", *sys.argv[3:-1], flush=True)
+if {saves}:
+    (out_dir / "best.pth").touch()
+if {fails}:
+    {end}
+"""
+KILLED, FAILED = "os.kill(os.getpid(), signal.SIGKILL)", "sys.exit('error: odd')"
+
+
+def train_within(seconds: float, tmp_path: Path) -> None:
+    out_dir = tmp_path / "run"
+
+    def attempt(more: list[str]) -> None:
+        run_training(1, tmp_path / "config.yaml", [*more, str(out_dir)], out_dir, 60)
+
+    train_to_the_end(attempt, out_dir, time.monotonic() + seconds)
+
+
+@pytest.mark.parametrize("end, reason", [(KILLED, "training was ended by SIGKILL"), (FAILED, "exit code 1: odd")])
+@pytest.mark.parametrize("fails, starts", [("True", 2), ("first", 2), ("False", 1)],
+                         ids=["always", "once", "never"])
+def test_a_training_that_fails_is_started_once_more_and_its_best_epoch_is_used(program, tmp_path, capfd, end, reason,
+                                                                               fails, starts):
+    program(ONE_EPOCH.format(saves=True, fails=fails, end=end))
+    train_within(60, tmp_path)
+    out = capfd.readouterr().out
+    assert out.count("from the beginning") == 1 and out.count("resumed train.resume=auto") == starts - 1
+    assert out.count(reason) == {"True": 2, "first": 1, "False": 0}[fails]
+    assert ("training is not finished" in out) == (fails == "True")
+    assert best_checkpoint(tmp_path / "run").name == "best.pth"
+    assert (tmp_path / "run/train.log").read_text().count("train.resume=auto") == starts - 1
+
+
+def test_a_training_that_fails_without_a_best_epoch_is_an_error(program, tmp_path):
+    program(ONE_EPOCH.format(saves=False, fails=True, end=FAILED))
+    with pytest.raises(OperationError, match="exit code 1: odd"):
+        train_within(60, tmp_path)
+
+
+@pytest.mark.parametrize("seconds, end", [(60, "sys.exit(2)"), (0, FAILED)], ids=["wrong input", "no time left"])
+def test_what_a_restart_cannot_help_is_not_started_again(program, tmp_path, capfd, seconds, end):
+    program(ONE_EPOCH.format(saves=True, fails=True, end=end))
+    train_within(seconds, tmp_path)
+    out = capfd.readouterr().out
+    assert "training is not finished" in out and "resumed" not in out
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from files import alone_in
+alone_in(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_restart_waits_for_the_processes_that_a_killed_launcher_leaves(tmp_path, monkeypatch):
+    held = subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    held.stdout.readline()
+    monkeypatch.setattr(kernel_train.time, "sleep", lambda seconds: held.communicate())
+    assert not free_before(time.monotonic(), tmp_path)
+    assert free_before(time.monotonic() + 60, tmp_path) and held.returncode == 0
+    alone_in(tmp_path)

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 import checkpoint
+import loading
 from cli import OperationError, UserError
 from config import DEFAULTS, load_config
 from conftest import ROOT, call, one_error_line, script, tiny, wait_for, write_pairs
-from device import pick_precision
+from device import describe, pick_device, pick_precision
+from distributed import World
+from files import CLAIMS
 from images import read_rgb
 from loading import epoch_batches, sharing_workers
 from train import main as train_main
-from train import train, update_average
+from train import prepare, train, update_average
 
 
 def run(pairs_csv, out_dir, *more) -> dict:
@@ -170,6 +173,42 @@ def test_the_average_moves_by_one_minus_decay():
 def test_compilation_and_checkpointing_exclude_each_other(pairs_csv, tmp_path):
     with pytest.raises(UserError, match="set one to false"):
         run(pairs_csv, tmp_path, "train.compile=true", "train.checkpointing=true")
+
+
+def test_compilation_and_synchronised_statistics_exclude_each_other(pairs_csv, tmp_path):
+    cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path, "train.compile=true"))
+    with pytest.raises(UserError, match=r"train\.compile and train\.sync_bn .* set one to false"):
+        prepare(cfg, torch.device("cuda"), "fp32", World(0, 2))
+
+
+def test_a_run_resumes_in_another_number_format(pairs_csv, tmp_path):
+    before = run(pairs_csv, tmp_path, "train.max_hours=1e-9", "train.amp=fp32")
+    assert before["progress"]["step"] == 1 and not before["scaler"]
+    CLAIMS.pop(str(tmp_path)).close()
+    after = run(pairs_csv, tmp_path, "train.amp=fp16")
+    assert after["progress"]["epoch"] == 2 and after["scaler"]["scale"] > 0
+    CLAIMS.pop(str(tmp_path)).close()
+    assert run(pairs_csv, tmp_path, "train.amp=fp32", "train.epochs=3")["progress"]["epoch"] == 3
+
+
+@pytest.mark.parametrize("cores, processes, workers", [(4, 2, 2), (4, 1, 4), (2, 2, 1), (64, 1, 16)])
+def test_beside_a_gpu_there_is_a_worker_per_core(pairs_csv, tmp_path, monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(loading.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(loading, "sharing_workers", lambda cfg: 99)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path, "train.workers=auto"))
+    assert loading.loading(cfg, torch.device("cuda"))["num_workers"] == workers
+    assert loading.loading(cfg, torch.device("cpu"))["num_workers"] == 1
+
+
+def test_fp32_on_a_gpu_is_not_tf32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    device = pick_device()
+    assert not torch.backends.cudnn.allow_tf32
+    assert describe(device, "fp32") == "cuda (NVIDIA H100), fp32 without TF32"
+    assert describe(device, "bf16") == "cuda (NVIDIA H100), bf16"
 
 
 def test_workers_fit_into_shared_memory(pairs_csv, tmp_path):
