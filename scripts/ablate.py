@@ -24,7 +24,7 @@ import cli
 from cli import OperationError, UserError
 from config import Config, load_config
 from dataset import read_pairs
-from files import written_whole
+from files import may_write, written_whole
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"
@@ -85,6 +85,8 @@ def ablate(args) -> None:
         raise UserError(f"--factors: no {', '.join(sorted(unknown))}; known: "
                         f"{', '.join(factor.name for factor in factors(cfg))}")
     out_dir = Path(args.out)
+    for name in ("ablation.csv", "ablation.png"):
+        may_write(out_dir / name)
     common = ["--config", args.config, *args.overrides, f"train.epochs={epochs}", "train.select_by=val_mse_dense"]
     cells = [(name, change, seed) for seed in range(cfg.seed, cfg.seed + args.seeds)
              for name, change in [(BASELINE, ()), *((factor.name, factor.change) for factor in tested)]]

@@ -17,9 +17,9 @@ from gdown.exceptions import DownloadError
 from requests import RequestException
 
 import cli
-from cli import OperationError, brief
+from cli import OperationError, UserError, brief
 from config import Config, load_config, official_weights
-from files import file_sha256, written_whole
+from files import file_sha256, remove_folder, written_whole
 from schema import without_credentials
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
@@ -36,6 +36,9 @@ def get_weights(cfg: Config) -> None:
     if path.exists() and file_sha256(path) == sha256:
         print(f"{path}: already there, SHA-256 verified")
         return
+    if path.exists():
+        raise UserError(f"{path}: is not the official file (its SHA-256 is another); move it, then run the same command "
+                        "again")
     page = f"https://drive.google.com/uc?id={drive_id}"
     url = cfg.weights.url or page
     scratch = path.parent / ".download"
@@ -44,11 +47,11 @@ def get_weights(cfg: Config) -> None:
         reason = why_wrong(downloaded, sha256)
         if not reason:
             with written_whole(path) as part:
-                shutil.move(downloaded, part)
+                shutil.copyfile(downloaded, part)
     except (DownloadError, RequestException) as error:
         reason = brief(error)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove_folder(scratch, lambda name: name.startswith(path.name))
     if reason:
         raise OperationError(f"{without_credentials(url)}: {reason}; nothing of it was kept; try again "
                              f"later, or download {page} by hand and put it at {path}")

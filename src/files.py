@@ -1,40 +1,163 @@
-"""Files that are written whole or not at all, also on a full disk, and folders that one process at a time works in."""
+"""Files and folders that are written whole or not at all, also on a full disk; folders that one process works in.
+
+Everything that the project overwrites, moves or removes passes through here, and only what it wrote itself may be:
+may_write() decides about a file, may_empty() about a folder.
+"""
 import contextlib
 import errno
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cli import OperationError, UserError
+from ours import is_ours
 
+LIST = ".dense-matting"  # in each folder that is emptied before it is filled anew: the files that were written there
+JUNK = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # what file managers leave
 HOST = re.sub(r"\W", "", platform.node()) or "host"  # machines that share a folder leave each other's files alone
 
 
+def may_write(path: str | Path, known: bool = False) -> Path:
+    """The file that `path` names, or that a link there leads to; it may exist only where this program wrote it.
+
+    known: the caller has read it and keeps what is the user's. UserError says whose it is, and what to do.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.exists():
+        return target
+    if not target.is_file():
+        raise UserError(f"{path}: is {'a folder' if target.is_dir() else 'a device'}; name a file to write")
+    if not known and not is_ours(target):
+        raise UserError(f"{path}: already exists and was not written by this program; move it, or choose another place")
+    return target
+
+
+def no_input(key: str, path: Path, inputs: Iterable[Path | None]) -> None:
+    """UserError where writing to `path`, which the setting `key` names, would replace one of the inputs."""
+    for given in filter(None, inputs):
+        if same_place(path, given):
+            raise UserError(f"{key}={path}: is read by this command as {given}; choose another place to write to")
+
+
+def same_place(a: Path, b: Path) -> bool:
+    """Whether two paths name one file or folder: through links, `..` or, where the system ignores it, case."""
+    try:
+        return os.path.samefile(a, b)
+    except OSError:  # one is not there yet
+        return os.path.realpath(a) == os.path.realpath(b)
+
+
 @contextlib.contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def written_whole(path: str | Path, known: bool = False) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renamed to `path` when the block ends well, else removed.
 
-    So `path` is at every moment either the old file, whole, or the new one, whole: also after a power cut.
+    So `path` is at every moment either the old file, whole, or the new one, whole: also after a power cut. A link
+    there stays, and what it leads to is written. UserError where a file of the user's would be lost, see may_write();
     OperationError where the disk is full.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
-    part = path.with_name(f".{path.stem}.{HOST}.{os.getpid()}.part{path.suffix}")
+    path, target = Path(path), may_write(path, known)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent)
+    part = target.with_name(f".{target.stem}.{HOST}.{os.getpid()}.part{target.suffix}")
     try:
         with room_for(path, part):
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            part.replace(path)
+            may_write(path, known)  # it may have come in the meantime
+            part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def move(path: Path, target: Path) -> None:
+    """Renames a file of this program; what `target` held is lost, if that may be. UserError else."""
+    may_write(path).replace(may_write(target))
+
+
+def remove(path: Path) -> None:
+    """Removes a file of this program, if it is there. UserError where it is the user's."""
+    if path.exists():
+        may_write(path)
+        path.unlink()
+
+
+@contextlib.contextmanager
+def written_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
+    """Yields an empty folder beside `folder`, which takes its place when the block ends well, else is removed.
+
+    UserError where `folder` holds anything that this program did not write, see may_empty().
+    """
+    folder = Path(os.path.realpath(folder))
+    may_empty(folder, earlier)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    part, old = (folder.with_name(f".{folder.name}.{name}.{HOST}.{os.getpid()}.part") for name in ("new", "old"))
+    part.mkdir()
+    try:
+        yield part
+        write_list(part)
+        may_empty(folder, earlier)
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def discard(download: Path) -> None:
+    """Removes a file that the same command has just fetched, and found to be worthless or has used."""
+    download.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: False) -> None:
+    """Removes a folder of this program, if it is there, at once. UserError where it holds anything else."""
+    folder = Path(os.path.realpath(folder))
+    may_empty(folder, earlier)
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old.{HOST}.{os.getpid()}.part")
+        folder.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def may_empty(folder: Path, earlier: Callable[[str], bool] = lambda name: False) -> None:
+    """UserError where a folder holds a file that is not in the list which written_folder() left there.
+
+    earlier: whether a version that left no list wrote a file of this name, relative to the folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder; move it, or choose another place")
+    listed = read_list(folder)
+    for name in file_names(folder):
+        if name not in listed and not (not listed and earlier(name)) and not JUNK.fullmatch(Path(name).name):
+            raise UserError(f"{folder}/{name}: was not written by this program, and the folder is to be filled anew; "
+                            "move it, or choose another folder")
+
+
+def read_list(folder: Path) -> set[str]:
+    try:
+        return set(json.loads((folder / LIST).read_text(encoding="utf-8"))) | {LIST}
+    except (OSError, ValueError, TypeError):
+        return set()
+
+
+def write_list(folder: Path) -> None:
+    (folder / LIST).write_text(json.dumps(sorted(file_names(folder)), indent=0), encoding="utf-8")
+
+
+def file_names(folder: Path) -> Iterator[str]:
+    """All files below a folder, links among them, by their paths relative to it."""
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        yield from (os.path.relpath(os.path.join(place, name), folder) for name in (*files, *links))
 
 
 @functools.cache  # a scan of a large folder takes longer than a small file's writing
@@ -43,7 +166,7 @@ def remove_leftovers(folder: Path) -> None:
     for part in folder.glob(".*.part*"):
         writer = re.fullmatch(rf"\..*\.{HOST}\.(\d{{1,9}})\.part(\.[^.]*)?", part.name, re.DOTALL)
         if writer and not alive(int(writer[1])):
-            part.unlink(missing_ok=True)
+            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def alive(process: int) -> bool:
@@ -89,7 +212,10 @@ def alone_in(folder: Path) -> None:
     name = str(folder.resolve())
     if name in CLAIMS:
         CLAIMS.pop(name).close()  # first: closing a file gives back every claim that the process has on it
-    file = (folder / "lock").open("a+")
+    file = (folder / "lock").open("a+", errors="replace")
+    file.seek(0)
+    if not re.fullmatch(r"(\d{1,9}\n)?", file.read(16)):
+        raise UserError(f"{folder}/lock: was not written by this program; move it, or choose another folder")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not shared with the workers that are forked
     except OSError as error:
