@@ -25,6 +25,7 @@ from cli import OperationError, UserError
 from config import Config, load_config
 from dataset import read_pairs
 from files import may_write, written_whole
+from redact import without_secrets
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"
@@ -108,14 +109,15 @@ def ablate(args) -> None:
 def train_cell(folder: Path, arguments: list[str]) -> dict[str, float]:
     """Trains unless that is done, or goes on -> {image: val_mse_dense} of its best epoch."""
     command = [*arguments, f"train.out_dir={folder}", "train.samples=0"]
+    known = [without_secrets(word) for word in command]  # it is kept in a file
     done = folder / "cell.json"  # written after the last epoch, with what it was trained with
-    if not done.exists() or json.loads(done.read_text(encoding="utf-8")) != command:
+    if not done.exists() or json.loads(done.read_text(encoding="utf-8")) != known:
         result = subprocess.run([sys.executable, TRAIN, *command], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True)
         if result.returncode:
             raise OperationError(f"{folder}: {result.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
         with written_whole(done) as part:
-            part.write_text(json.dumps(command), encoding="utf-8")
+            part.write_text(json.dumps(known), encoding="utf-8")
     images = json.loads((folder / "validation.json").read_text(encoding="utf-8"))["images"]
     return {row["image"]: row["val_mse_dense"] for row in images}
 

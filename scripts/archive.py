@@ -43,7 +43,8 @@ def unpack(archive: Path, folder: Path, fetched: bool = True) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         if fetched:
             discard(archive)
-        raise OperationError(f"{archive}: {removed}, not a whole zip archive ({error}); run the command again") from None
+        raise OperationError(f"{archive}: {removed}, not a whole zip archive ({error}); run the command again"
+                             ) from None
 
 
 def misplaced(member: zipfile.ZipInfo) -> str | None:

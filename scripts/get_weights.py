@@ -20,7 +20,6 @@ import cli
 from cli import OperationError, UserError, brief
 from config import Config, load_config, official_weights
 from files import file_sha256, remove_folder, written_whole
-from schema import without_credentials
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
 OFFICIAL = {
@@ -37,8 +36,8 @@ def get_weights(cfg: Config) -> None:
         print(f"{path}: already there, SHA-256 verified")
         return
     if path.exists():
-        raise UserError(f"{path}: is not the official file (its SHA-256 is another); move it, then run the same command "
-                        "again")
+        raise UserError(f"{path}: is not the official file (its SHA-256 is another); move it, then run the same "
+                        "command again")
     page = f"https://drive.google.com/uc?id={drive_id}"
     url = cfg.weights.url or page
     scratch = path.parent / ".download"
@@ -53,7 +52,7 @@ def get_weights(cfg: Config) -> None:
     finally:
         remove_folder(scratch, lambda name: name.startswith(path.name))
     if reason:
-        raise OperationError(f"{without_credentials(url)}: {reason}; nothing of it was kept; try again "
+        raise OperationError(f"{url}: {reason}; nothing of it was kept; try again "
                              f"later, or download {page} by hand and put it at {path}")
     print(f"{path}: {path.stat().st_size} bytes, SHA-256 verified")
 

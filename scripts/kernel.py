@@ -43,7 +43,8 @@ def build(cfg: Config) -> None:
 
 def earlier_kernel(name: str) -> bool:
     """Whether build/kernel is of a version that left no list of its files: the text carries the sources along."""
-    built = any(b"PAYLOAD = " in path.read_bytes() for path in map((BUILD / "kernel").joinpath, CODE_FILES.values()) if path.is_file())
+    texts = [BUILD / "kernel" / code_file for code_file in CODE_FILES.values()]
+    built = any(b"PAYLOAD = " in text.read_bytes() for text in texts if text.is_file())
     return built and name in (*CODE_FILES.values(), "kernel-metadata.json")
 
 
