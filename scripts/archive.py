@@ -33,8 +33,12 @@ def unpack(archive: Path, folder: Path, fetched: bool = True) -> None:
             total = sum(member.file_size for member in members)
             if total > room:
                 raise OSError(f"{archive}: unpacks to {total / 1e9:.1f} GB, but the disk has {room / 1e9:.1f} GB left")
-            sizes = {member.filename: member.file_size for member in members}
-            with written_folder(folder, lambda name: (folder / name).stat().st_size == sizes.get(name)) as part:
+            sums = {member.filename: member.CRC for member in members}
+
+            def same(name: str) -> bool:
+                return zlib.crc32((folder / name).read_bytes()) == sums.get(name)
+
+            with written_folder(folder, same) as part:
                 content.extractall(part)
     except OperationError:
         if fetched:

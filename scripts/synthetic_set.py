@@ -19,7 +19,7 @@ from tqdm import tqdm
 from augment import sample_xray_params, xray_alpha_dense
 from cli import UserError
 from config import Config
-from files import may_empty, same_place, written_folder
+from files import LIST, may_empty, read_list, same_place, written_folder
 from images import TEST_SHAPE, list_images
 from pairs import Split, write_image
 from submission import SubmissionWriter, read_rows, to_levels
@@ -39,6 +39,7 @@ def fetch(cfg: Config) -> Split:
         raise UserError(f"{test_dir}: holds another test set; choose a data.root of its own")
     earlier = earlier_test_set(cfg)
     may_empty(test_dir, earlier)
+    refuse_foreign_solution(cfg)
     for side in ("train", "val"):
         may_empty(root / "synthetic" / side, EARLIER.fullmatch)
     draw = partial(draw_pair, cfg.seed, backgrounds=list_images(cfg.data.backgrounds_dir)[0]
@@ -68,6 +69,17 @@ def earlier_test_set(cfg: Config) -> Callable[[str], bool]:
         return lambda name: False
     known = {f"{name}.png" for _, name, _ in read_rows(solution)}
     return known.__contains__
+
+
+def refuse_foreign_solution(cfg: Config) -> None:
+    """UserError where data.solution_csv is not the default and not the solution of the test set that is there."""
+    solution, test_dir = cfg.data.solution_csv, cfg.data.test_dir
+    if not solution.exists() or same_place(solution, cfg.data.root / "test_dataset/solution.csv"):
+        return
+    names = {f"{name}.png" for _, name, _ in read_rows(solution)}
+    if names != read_list(test_dir) - {LIST}:
+        raise UserError(f"{solution}: is not the solution of {test_dir} and would be overwritten; move it, or choose "
+                        "another data.solution_csv")
 
 
 def save_pair(draw: Callable, folder: Path, size: int, first: int, index: int) -> tuple[Path, Path, str]:

@@ -43,7 +43,7 @@ def no_input(key: str, path: Path, inputs: Iterable[Path | None]) -> None:
     """UserError where writing to `path`, which the setting `key` names, would replace one of the inputs."""
     for given in filter(None, inputs):
         if same_place(path, given):
-            raise UserError(f"{key}={path}: is read by this command as {given}; choose another place to write to")
+            raise UserError(f"{key}: {path} is an input of this command and would be overwritten; choose another {key}")
 
 
 def same_place(a: Path, b: Path) -> bool:
@@ -78,8 +78,8 @@ def written_whole(path: str | Path, known: bool = False) -> Iterator[Path]:
 
 
 def move(path: Path, target: Path) -> None:
-    """Renames a file of this program; what `target` held is lost, if that may be. UserError else."""
-    may_write(path).replace(may_write(target))
+    """Renames a file; what `target` held is lost, if it was this program's. UserError else."""
+    Path(os.path.realpath(path)).replace(may_write(target))
 
 
 def remove(path: Path) -> None:

@@ -8,7 +8,6 @@ import re
 import struct
 import zipfile
 import zlib
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 SOFTWARE = b"Software\0dense-matting"
@@ -23,12 +22,13 @@ BEGINNINGS = (  # name, how the file begins, what else its first KB holds
     ("postprocess.yaml", b"name: ", b"\nparameters:"), ("int8.yaml", b"weights:\n"), ("validation.json", b'{"epoch": '),
     ("levels*.json", b'{"identity": '), ("*.json", b'{\n "machine": '), ("soak.json", b'{\n "verdict": '),
     ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
-    ("executed.ipynb", b"{"))
+    ("executed.ipynb", b"{"), ("synthetic/sheet.png", b"\x89PNG"))
 PLOTS = ("curves.png", "ablation.png", "tune.png", "soak.png")
+UNDER_WAY = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save writes the file's name of that moment into it
 CACHED = re.compile(r"[0-9a-f]{24}\.(png|npy)")  # data.root's cache: what they are made from, hashed
 RUN_FILES = ("last.pth", "last.prev.pth", "last.damaged.pth", "best.pth", "metrics.csv", "validation.json",
              "levels.json", "levels_photographs.json", "precision.json", "postprocess.yaml", "int8.yaml", "cell.json",
-             "train.log", "curves.png", "tune.png", "report.html", "report.png", "epoch_*.png")
+             "train.log", "curves.png", "tune.png", "report.html", "report.png", "samples/epoch_*.png")
 
 
 def is_ours(path: Path) -> bool:
@@ -43,15 +43,17 @@ def says_so(path: Path, head: bytes) -> bool:
         return True
     if path.name == "config.yaml" and re.search(rb"^\s*#|  #", head, re.MULTILINE):  # comments: written by hand
         return False
-    return any(fnmatchcase(path.name, name) and head.startswith(begin) and all(word in head for word in further)
+    return any(path.match(name) and head.startswith(begin) and all(word in head for word in further)
                for name, begin, *further in BEGINNINGS) or of_a_run(path)
 
 
 def of_a_run(path: Path) -> bool:
-    """Whether a file is a checkpoint that training has written: it carries its weights and its run's config."""
+    """Whether a file is a checkpoint of ours: named as files.py names a file under way, or with its run's config."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next(member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
+            if UNDER_WAY.match(pickled.filename):
+                return True
             content = archive.read(pickled) if pickled.file_size < MOST_PICKLED else b""
     except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error, StopIteration):
         return False
@@ -61,8 +63,7 @@ def of_a_run(path: Path) -> bool:
 def is_run_file(path: Path, head: bytes) -> bool:
     """Whether it has a name that training or its reports give, in the folder of a run, and is no one else's weights."""
     folder = path.parent.parent if path.parent.name == "samples" else path.parent
-    named = any(fnmatchcase(path.name, name) for name in RUN_FILES)
-    if not named or not holds_run(folder, path):
+    if not any(path.match(name) for name in RUN_FILES) or not holds_run(folder, path):
         return False
     return path.suffix != ".pth" or damaged(path, head)
 
@@ -70,7 +71,7 @@ def is_run_file(path: Path, head: bytes) -> bool:
 def damaged(path: Path, head: bytes) -> bool:
     """Whether it was a zip archive, as our checkpoints are, and cannot be read as one now."""
     if not head.startswith(b"PK"):
-        return False
+        return not head.strip(b"\0")
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is not None

@@ -60,7 +60,8 @@ _known: re.Pattern | None = None
 def learn_secrets(words: Iterable[str] = ()) -> None:
     """Looks at the environment, where the clients keep credentials, and at words such as the command's arguments."""
     global _known
-    found = {form for secret in (*of_environment(), *of_files(), *of_addresses(words)) for form in forms(secret)}
+    found = {form for secret in (*of_environment(), *of_files(),
+                                 *of_addresses(word for word in words if "://" in word)) for form in forms(secret)}
     found = sorted((form for form in found if len(form) >= SHORTEST), key=len, reverse=True)
     _known = re.compile("|".join(rf"(?<!\w){re.escape(form)}(?!\w)" for form in found)) if found else None
 
@@ -76,7 +77,7 @@ def of_environment() -> Iterator[str]:
 def of_addresses(words: Iterable[str]) -> Iterator[str]:
     """user:password and password of URLs; a proxy may be given without its scheme."""
     for word in words:
-        found = re.search(r"(?:^|//)([^\s/?#:]*):([^\s]*)@", word)
+        found = re.match(r"([^\s/?#:@]*):(\S*)@", word.partition("://")[2] or word)
         if found:
             # and its parts: a client may cut an address that it takes for a malformed one
             yield from (f"{found[1]}:{found[2]}", found[2], *re.split(r"[/?#@]", found[2]))
