@@ -13,7 +13,7 @@ from tqdm import tqdm
 from archive import unpack
 from cli import OperationError, UserError
 from config import Config
-from files import LIST, written_folder, written_whole
+from files import written_folder, written_whole
 from findings import find_pairs, find_sample, find_test_images, sample_kind
 from kaggle_client import read_kaggle
 from pairs import Split, split_by_name
@@ -67,7 +67,7 @@ def download(slug: str, folder: Path) -> tuple[Path, bool]:
 
 def lay_out(images: list[Path], test_dir: Path) -> None:
     """Copies of the images as `test_dir`, which appears whole. UserError where other images would be lost."""
-    foreign = {path.name for path in test_dir.glob("*")} - {path.name for path in images} - {LIST}
+    foreign = {path.name for path in test_dir.glob("*")} - {path.name for path in images}
     if foreign:
         raise UserError(f"{test_dir / min(foreign)}: is not of this competition; move it or choose another data.root")
     sources = {path.name: path for path in images}

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from augment import sample_xray_params, xray_alpha_dense
 from cli import UserError
 from config import Config
-from files import LIST, may_empty, read_list, same_place, written_folder
+from files import may_empty, read_list, same_place, written_folder
 from images import TEST_SHAPE, list_images
 from pairs import Split, write_image
 from submission import SubmissionWriter, read_rows, to_levels
@@ -77,7 +77,7 @@ def refuse_foreign_solution(cfg: Config) -> None:
     if not solution.exists() or same_place(solution, cfg.data.root / "test_dataset/solution.csv"):
         return
     names = {f"{name}.png" for _, name, _ in read_rows(solution)}
-    if names != read_list(test_dir) - {LIST}:
+    if names != {name for name, _ in read_list(test_dir)}:
         raise UserError(f"{solution}: is not the solution of {test_dir} and would be overwritten; move it, or choose "
                         "another data.solution_csv")
 

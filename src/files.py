@@ -13,13 +13,13 @@ import os
 import platform
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cli import OperationError, UserError
 from ours import is_ours
 
-LIST = ".dense-matting"  # in each folder that is emptied before it is filled anew: the files that were written there
 JUNK = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # what file managers leave
 HOST = re.sub(r"\W", "", platform.node()) or "host"  # machines that share a folder leave each other's files alone
 
@@ -103,11 +103,13 @@ def written_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: F
     part.mkdir()
     try:
         yield part
-        write_list(part)
         may_empty(folder, earlier)
+        known, new = list(checksums(folder)), list(checksums(part))
+        write_list(folder, [*known, *new])  # killed in between, it holds for either
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
+        write_list(folder, new)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -125,39 +127,60 @@ def remove_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: Fa
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old.{HOST}.{os.getpid()}.part")
         folder.rename(old)
+        list_path(folder).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def may_empty(folder: Path, earlier: Callable[[str], bool] = lambda name: False) -> None:
-    """UserError where a folder holds a file that is not in the list which written_folder() left there.
+    """UserError where a folder holds a file that is not, by name and content, in the list that written_folder() keeps.
 
     earlier: whether a version that left no list wrote a file of this name, relative to the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is not a folder; move it, or choose another place")
-    listed = read_list(folder)
-    for name in file_names(folder):
-        if name not in listed and not (not listed and earlier(name)) and not JUNK.fullmatch(Path(name).name):
+    listed, keeps_list = read_list(folder), list_path(folder).exists()
+    for name, checksum in checksums(folder):
+        known = (name, checksum) in listed if keeps_list else earlier(name)
+        if not known and not JUNK.fullmatch(Path(name).name):
             raise UserError(f"{folder}/{name}: was not written by this program, and the folder is to be filled anew; "
                             "move it, or choose another folder")
 
 
-def read_list(folder: Path) -> set[str]:
+def list_path(folder: Path) -> Path:
+    """The list of the files that written_folder() has put into a folder: beside it, since Kaggle gets all of some."""
+    return folder.with_name(f".{folder.name}.written")
+
+
+def read_list(folder: Path) -> set[tuple[str, int]]:
+    """(path relative to the folder, checksum) of each file."""
     try:
-        return set(json.loads((folder / LIST).read_text(encoding="utf-8"))) | {LIST}
+        return {(name, checksum) for name, checksum in json.loads(list_path(folder).read_text(encoding="utf-8"))}
     except (OSError, ValueError, TypeError):
         return set()
 
 
-def write_list(folder: Path) -> None:
-    (folder / LIST).write_text(json.dumps(sorted(file_names(folder)), indent=0), encoding="utf-8")
+def write_list(folder: Path, files: Iterable[tuple[str, int]]) -> None:
+    path = list_path(folder)
+    part = path.with_name(f"{path.name}.{HOST}.{os.getpid()}.part")
+    part.write_text(json.dumps(list(files)), encoding="utf-8")
+    part.replace(path)
 
 
-def file_names(folder: Path) -> Iterator[str]:
-    """All files below a folder, links among them, by their paths relative to it."""
+def checksums(folder: Path) -> Iterator[tuple[str, int]]:
+    """(path relative to the folder, checksum) of all files below it; a link is itself, not what it leads to."""
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        yield from (os.path.relpath(os.path.join(place, name), folder) for name in (*files, *links))
+        for path in (Path(place, name) for name in (*files, *links)):
+            state = path.lstat()
+            yield str(path.relative_to(folder)), checksum_of(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache  # asked before a folder is filled and again after
+def checksum_of(path: Path, size: int, changed: int) -> int:
+    if not path.is_file() or path.is_symlink():
+        return -1
+    with path.open("rb") as file:
+        return functools.reduce(lambda sum, piece: zlib.crc32(piece, sum), iter(lambda: file.read(2**20), b""), 0)
 
 
 @functools.cache  # a scan of a large folder takes longer than a small file's writing
