@@ -345,7 +345,8 @@ def acts(tree: ast.AST):
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         module = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") in ("os", "shutil")
         texts = name == "replace" and len(node.args) == 2 and not module
-        harmless = name in ("remove", "move") and not module  # of files.py, or of a hook or a list
+        # of files.py, of a hook or a list, of dataclasses
+        harmless = name in ("remove", "move") and not module or getattr(node.func, "id", "") == "replace"
         if name in ACTS and not texts and not harmless:
             yield node
         on = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""

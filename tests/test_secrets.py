@@ -166,6 +166,7 @@ def test_an_error_of_a_data_worker_is_its_message_wherever_its_class_is():
         for words in ("row 3: a.png is damaged", "two\nlines: of it"):
             text = (f"Caught {kind.__name__} in DataLoader worker process 0.\nOriginal Traceback (most recent call "
                     f"last):\n  File \"x.py\", line 1, in f\n    raise\nValueError: inner\n\nDuring handling of the "
-                    f"above exception, another exception occurred:\n\nTraceback (most recent call last):\n{name}: {words}\n")
+                    f"above exception, another exception occurred:\n\nTraceback (most recent call last):\n"
+                    f"{name}: {words}\n")
             assert message(kind(text)) == words
     assert message(UserError("Caught a cold")) == "Caught a cold"
