@@ -11,6 +11,7 @@ import torch
 
 import archive
 import checkpoint
+import clean
 import competition
 import get_data
 import kernel
@@ -346,7 +347,7 @@ def acts(tree: ast.AST):
         module = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") in ("os", "shutil")
         texts = name == "replace" and len(node.args) == 2 and not module
         # of files.py, of a hook or a list, of dataclasses
-        harmless = name in ("remove", "move") and not module or getattr(node.func, "id", "") == "replace"
+        harmless = (name in ("remove", "move") and not module) or getattr(node.func, "id", "") == "replace"
         if name in ACTS and not texts and not harmless:
             yield node
         on = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
@@ -362,3 +363,15 @@ def test_all_that_destroys_goes_through_one_guard():
             if path.name not in ALLOWED:
                 found = [f"{node.lineno}: {ast.unparse(node)}" for node in acts(ast.parse(path.read_text()))]
                 assert not found, f"{path}: {found}"
+
+
+def test_clean_removes_what_a_build_left_and_nothing_else(tmp_path):
+    with written_folder(tmp_path / "build/kernel") as part:
+        (part / "kernel.py").write_text("ours")
+    (tmp_path / "build/output").mkdir()
+    (tmp_path / "build/output/mine.txt").write_text("mine")
+    clean.clean(tmp_path / "build")
+    assert not (tmp_path / "build/kernel").exists() and (tmp_path / "build/output/mine.txt").read_text() == "mine"
+    (tmp_path / "build/output/mine.txt").unlink()
+    clean.clean(tmp_path / "build")
+    assert not (tmp_path / "build").exists()
