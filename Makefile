@@ -151,5 +151,7 @@ docker-data docker-weights docker-train docker-infer docker-submit docker-demo d
 	$(IN_IMAGE)
 
 clean:  ## removes build products; never data/, weights/ or outputs/
-	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
+	$(PYTHON) scripts/clean.py
+	$(if $(wildcard $(VENV)/.ready),rm -rf $(VENV))
+	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find src scripts tests -name __pycache__ -type d -exec rm -rf {} +

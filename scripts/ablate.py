@@ -24,7 +24,8 @@ import cli
 from cli import OperationError, UserError
 from config import Config, load_config
 from dataset import read_pairs
-from files import written_whole
+from files import may_write, written_whole
+from redact import without_secrets
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"
@@ -85,6 +86,8 @@ def ablate(args) -> None:
         raise UserError(f"--factors: no {', '.join(sorted(unknown))}; known: "
                         f"{', '.join(factor.name for factor in factors(cfg))}")
     out_dir = Path(args.out)
+    for name in ("ablation.csv", "ablation.png"):
+        may_write(out_dir / name)
     common = ["--config", args.config, *args.overrides, f"train.epochs={epochs}", "train.select_by=val_mse_dense"]
     cells = [(name, change, seed) for seed in range(cfg.seed, cfg.seed + args.seeds)
              for name, change in [(BASELINE, ()), *((factor.name, factor.change) for factor in tested)]]
@@ -106,14 +109,15 @@ def ablate(args) -> None:
 def train_cell(folder: Path, arguments: list[str]) -> dict[str, float]:
     """Trains unless that is done, or goes on -> {image: val_mse_dense} of its best epoch."""
     command = [*arguments, f"train.out_dir={folder}", "train.samples=0"]
+    known = [without_secrets(word) for word in command]  # it is kept in a file
     done = folder / "cell.json"  # written after the last epoch, with what it was trained with
-    if not done.exists() or json.loads(done.read_text(encoding="utf-8")) != command:
+    if not done.exists() or json.loads(done.read_text(encoding="utf-8")) != known:
         result = subprocess.run([sys.executable, TRAIN, *command], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True)
         if result.returncode:
             raise OperationError(f"{folder}: {result.stderr.strip().splitlines()[-1].removeprefix('error: ')}")
         with written_whole(done) as part:
-            part.write_text(json.dumps(command), encoding="utf-8")
+            part.write_text(json.dumps(known), encoding="utf-8")
     images = json.loads((folder / "validation.json").read_text(encoding="utf-8"))["images"]
     return {row["image"]: row["val_mse_dense"] for row in images}
 

@@ -9,40 +9,46 @@ import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from cli import OperationError
+from files import discard, written_folder
 
 # Images hardly compress and tables do so tenfold, zeros a thousandfold: what unpacks to more than this is a bomb.
 ALWAYS_ALLOWED, MOST_EXPANSION = 2**30, 20  # bytes; times the archive's size
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, fetched: bool = True) -> None:
     """Replaces `folder` by the archive's content.
 
-    OperationError where the archive is damaged or would write elsewhere, make links or fill the disk; it is then
-    removed, and so is all that was unpacked of it.
+    OperationError where the archive is damaged or would write elsewhere, make links or fill the disk; all that was
+    unpacked of it is then removed, and so is it itself, if it was `fetched` by this command. UserError where the folder
+    holds what is not of an archive.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    removed = "removed" if fetched else "left there: delete it"
     try:
         with zipfile.ZipFile(archive) as content:
             members = content.infolist()
             problem = next(filter(None, map(misplaced, members)), None) or too_large(members, archive)
             if problem:
-                raise OperationError(f"{archive}: refused and removed: {problem}")
+                raise OperationError(f"{archive}: refused and {removed}: {problem}")
             room = shutil.disk_usage(archive.parent).free
             total = sum(member.file_size for member in members)
             if total > room:
                 raise OSError(f"{archive}: unpacks to {total / 1e9:.1f} GB, but the disk has {room / 1e9:.1f} GB left")
-            content.extractall(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+            sums = {member.filename: member.CRC for member in members}
+
+            def same(name: str) -> bool:
+                return zlib.crc32((folder / name).read_bytes()) == sums.get(name)
+
+            with written_folder(folder, same) as part:
+                content.extractall(part)
     except OperationError:
-        archive.unlink()
+        if fetched:
+            discard(archive)
         raise
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        archive.unlink()
-        raise OperationError(f"{archive}: removed, not a whole zip archive ({error}); run the command again") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if fetched:
+            discard(archive)
+        raise OperationError(f"{archive}: {removed}, not a whole zip archive ({error}); run the command again"
+                             ) from None
 
 
 def misplaced(member: zipfile.ZipInfo) -> str | None:

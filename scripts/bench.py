@@ -31,7 +31,7 @@ import cli
 from bench_work import Work
 from cli import UserError
 from config import load_config
-from files import written_whole
+from files import may_write, written_whole
 from machine import processor
 
 HEADER = "| work | reference | ours | ratio | asked | agreement |\n|---|---|---|---|---|---|\n"
@@ -46,6 +46,7 @@ def bench(args) -> None:
     known = {work.group for work in works}
     if chosen - known:
         raise UserError(f"--rows: no {', '.join(sorted(chosen - known))}; known: {', '.join(sorted(known))}")
+    may_write(args.out)
     cv2.setNumThreads(1)
     machine = describe_machine(args.gpu)
     print(machine, flush=True)
@@ -146,7 +147,7 @@ def put_table(doc: Path, name: str, table: str) -> None:
                           doc.read_text(encoding="utf-8"), flags=re.S)
     if not count:
         raise UserError(f"{doc}: has no place for the table, <!-- {name} --> … <!-- /{name} -->")
-    with written_whole(doc) as part:
+    with written_whole(doc, known=True) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -4,6 +4,7 @@
 
 The archive stays in data/competition/: a broken download goes on where it was, an unchanged one is not repeated.
 """
+import filecmp
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from archive import unpack
 from cli import OperationError, UserError
 from config import Config
-from files import written_whole
+from files import written_folder, written_whole
 from findings import find_pairs, find_sample, find_test_images, sample_kind
 from kaggle_client import read_kaggle
 from pairs import Split, split_by_name
@@ -28,7 +29,8 @@ def fetch(cfg: Config) -> Split:
     if cfg.data.solution_csv.exists():
         raise UserError(f"{cfg.data.test_dir.parent}: holds a synthetic test set; remove it or change data.root")
     home = cfg.data.root / "competition"
-    unpack(download(slug, home), home / slug)
+    archive, fetched = download(slug, home)
+    unpack(archive, home / slug, fetched)
     sample = find_sample(home / slug)
     images = find_test_images(home / slug, sample)
     lay_out(images, cfg.data.test_dir)
@@ -42,10 +44,14 @@ def fetch(cfg: Config) -> Split:
     return split
 
 
-def download(slug: str, folder: Path) -> Path:
-    """The competition's archive, fetched by the Kaggle client, which resumes what was interrupted."""
+def download(slug: str, folder: Path) -> tuple[Path, bool]:
+    """The competition's archive, fetched by the Kaggle client, which resumes what was interrupted.
+
+    And whether it was: one that was there already may be the user's.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{slug}.zip"
+    before = archive.stat() if archive.exists() else None
     with tqdm(desc=archive.name, unit="B", unit_scale=True, disable=None, leave=False) as bar:
         def progress():
             size = archive.stat().st_size if archive.exists() else 0
@@ -55,7 +61,8 @@ def download(slug: str, folder: Path) -> Path:
         read_kaggle("competitions", "download", slug, "--path", str(folder), "--quiet", progress=progress)
     if not archive.exists():
         raise OperationError(f"{folder}: the Kaggle client left no {archive.name} there")
-    return archive
+    now = archive.stat()
+    return archive, before is None or (before.st_mtime_ns, before.st_size) != (now.st_mtime_ns, now.st_size)
 
 
 def lay_out(images: list[Path], test_dir: Path) -> None:
@@ -63,15 +70,13 @@ def lay_out(images: list[Path], test_dir: Path) -> None:
     foreign = {path.name for path in test_dir.glob("*")} - {path.name for path in images}
     if foreign:
         raise UserError(f"{test_dir / min(foreign)}: is not of this competition; move it or choose another data.root")
-    part = test_dir.with_name(f".{test_dir.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for path in images:
-        shutil.copyfile(path, part / path.name)
-    shutil.rmtree(test_dir, ignore_errors=True)
-    part.rename(test_dir)
+    sources = {path.name: path for path in images}
+    with written_folder(test_dir, lambda name: filecmp.cmp(sources[name], test_dir / name, shallow=False)) as part:
+        for path in images:
+            shutil.copyfile(path, part / path.name)
 
 
 def copy(source: Path, target: Path) -> None:
-    with written_whole(target) as part:
-        shutil.copyfile(source, part)
+    if not (target.exists() and filecmp.cmp(source, target, shallow=False)):
+        with written_whole(target) as part:
+            shutil.copyfile(source, part)

@@ -21,7 +21,7 @@ import cli
 from cli import UserError
 from config import EMBEDDED, Config, load_config, load_run
 from dataset import ValidationSet, read_pairs
-from files import written_whole
+from files import may_write, no_input, written_whole
 from images import list_images, read_rgb
 from machine import hardware
 from metrics import mse
@@ -46,6 +46,9 @@ class Score:
 
 def embed(args) -> None:
     run = load_run(args.config, args.overrides)
+    no_input("--out", Path(args.out), [run.infer.weights])
+    may_write(args.out)
+    may_write(Path(args.out).with_suffix(".md"))
     size = save_half(run.infer.weights, args.out)
     cfg = load_config(args.config, [*args.overrides, f"infer.weights={args.out}"])
     predict = load_predictor(cfg)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 import cli
 from cli import OperationError, UserError
 from config import Config, load_config
-from files import alone_in, room_for
+from files import alone_in, may_write, room_for
 from pairs import Split, write_splits
 
 # Loaded when asked for: each has libraries of its own. fetch(cfg) -> pairs by side; csv is also the standard library's.
@@ -40,6 +40,8 @@ def main() -> None:
         import folders
         folders.check(cfg)
         return
+    for side in ("train", "val"):
+        may_write(cfg.data.root / f"splits/{side}.csv")
     alone_in(cfg.data.root)
     with room_for(cfg.data.root):
         splits = [fetch(cfg, source) for source in cfg.data.source.split(",")]

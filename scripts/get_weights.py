@@ -25,10 +25,9 @@ import cli
 import official_onnx
 from cli import OperationError, UserError, brief
 from config import ROOT, Config, load_config, official_weights
-from files import file_sha256, written_whole
+from files import file_sha256, remove_folder, written_whole
 from images import read_rgb
 from predictor import to_square
-from schema import without_credentials
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
 OFFICIAL = {
@@ -44,6 +43,8 @@ def get_weights(cfg: Config) -> None:
     if path.exists() and (origin := known(path, variant)):
         print(f"{path}: already there, {origin}")
         return
+    if path.exists():
+        raise UserError(f"{path}: is not a file with the official weights; move it, then run the same command again")
     reasons = []
     for source in sources(cfg):
         try:
@@ -91,13 +92,13 @@ def from_url(variant: str, url: str | None, path: Path) -> str:
         reason = why_wrong(downloaded, OFFICIAL[variant][0])
         if not reason:
             with written_whole(path) as part:
-                shutil.move(downloaded, part)
-            return f"the authors' file from {without_credentials(url)}, SHA-256 verified"
+                shutil.copyfile(downloaded, part)
+            return f"the authors' file from {url}, SHA-256 verified"
     except (DownloadError, RequestException) as error:
         reason = brief(error)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    raise OperationError(f"{without_credentials(url)}: {reason}")
+        remove_folder(scratch, lambda name: name.startswith(path.name))
+    raise OperationError(f"{url}: {reason}")
 
 
 def from_pypi(variant: str, path: Path) -> str:

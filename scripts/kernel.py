@@ -6,7 +6,6 @@
     python scripts/kernel.py status               # of the kernel's last run
     python scripts/kernel.py output               # its log and submission.csv into build/output/
 """
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import cli
 from bundle import CODE_FILES, SCRIPT_LIMIT, dataset_files, kernel_files
 from cli import UserError
 from config import Config, load_config
-from files import written_whole
+from files import may_empty, remove_folder, written_folder
 from kernel_lint import problems
 
 BUILD = Path("build")
@@ -26,21 +25,32 @@ def build(cfg: Config) -> None:
     """Fills build/kernel/ and build/dataset/ anew; says what a push would still refuse."""
     dataset = dataset_files(cfg)
     kernel = kernel_files(cfg, dataset)
+    may_empty(BUILD / "dataset", earlier_dataset)
     # Killed at any moment, a folder is whole or not there: a push finds no half of one, nor halves of two builds.
+    remove_folder(BUILD / "kernel", earlier_kernel)
+    for name, files, earlier in (("dataset", dataset, earlier_dataset), ("kernel", kernel, earlier_kernel)):
+        with written_folder(BUILD / name, earlier) as part:
+            for file, body in files.items():
+                (part / file).write_bytes(body)
     for name, files in (("kernel", kernel), ("dataset", dataset)):
-        shutil.rmtree(BUILD / name, ignore_errors=True)
-        shutil.rmtree(BUILD / f".{name}", ignore_errors=True)
-        for file, body in files.items():
-            with written_whole(BUILD / f".{name}" / file) as part:
-                part.write_bytes(body)
-    for name, files in (("kernel", kernel), ("dataset", dataset)):
-        (BUILD / f".{name}").rename(BUILD / name)
         print(f"{BUILD / name}: {', '.join(f'{file} {len(body):,} B' for file, body in files.items())}")
     code_file = CODE_FILES[cfg.kernel.format]
     if len(kernel[code_file]) > SCRIPT_LIMIT:
         raise UserError(f"{BUILD}/kernel/{code_file}: {len(kernel[code_file]):,} bytes; Kaggle takes {SCRIPT_LIMIT:,}")
     for problem in problems(BUILD / "kernel", BUILD / "dataset"):
         print(f"before a push: {problem}")
+
+
+def earlier_kernel(name: str) -> bool:
+    """Whether build/kernel is of a version that left no list of its files: the text carries the sources along."""
+    texts = [BUILD / "kernel" / code_file for code_file in CODE_FILES.values()]
+    built = any(b"PAYLOAD = " in text.read_bytes() for text in texts if text.is_file())
+    return built and name in (*CODE_FILES.values(), "kernel-metadata.json")
+
+
+def earlier_dataset(name: str) -> bool:
+    return (BUILD / "dataset/SHA256SUMS").is_file() and name in (
+        "config.yaml", "weights.pth", "postprocess.yaml", "metrics.csv", "SHA256SUMS", "dataset-metadata.json")
 
 
 def main() -> None:

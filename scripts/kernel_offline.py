@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cli import OperationError, UserError
 from config import Config
+from files import written_whole
 from images import TEST_SHAPE, list_images, read_shapes
 from kernel_versions import python_for
 from pairs import write_image, write_pairs_csv
@@ -62,7 +63,8 @@ def run_offline(build: Path, cfg: Config, images: int) -> None:
         finally:
             set_writable(root / "input", True)
             if (root / "src" / EXECUTED).exists():
-                shutil.copyfile(root / "src" / EXECUTED, build / EXECUTED)
+                with written_whole(build / EXECUTED) as part:
+                    shutil.copyfile(root / "src" / EXECUTED, part)
         submission = root / "working/submission.csv"
         try:
             rows = validate(submission, list(shapes), shapes)

@@ -4,7 +4,6 @@ confirmed by what Kaggle then lists.
     python scripts/kernel.py push kaggle.competition=<slug>
 """
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import kernel_at_kaggle as kaggle
 from bundle import TITLE_LINE
 from cli import OperationError, UserError
 from config import Config
+from files import written_folder
 from images import TEST_SHAPE, list_images, read_shapes
 from kernel_at_kaggle import Dataset
 from kernel_lint import problems
@@ -132,9 +132,10 @@ def follow(kernel: str, build: Path, limit: float) -> str:
 def fetch(kernel: str, build: Path) -> str:
     """Log and files of the kernel's last run into build/output/, and nothing older there -> the log's text."""
     folder = build / "output"
-    shutil.rmtree(folder, ignore_errors=True)
-    kaggle.fetch_output(kernel, folder)
     log = folder / f"{kernel.split('/')[1]}.log"
+    fetched = log.exists()  # by a version that left no list of its files
+    with written_folder(folder, lambda name: fetched) as part:
+        kaggle.fetch_output(kernel, part)
     return log_text(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else ""
 
 

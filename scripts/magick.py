@@ -5,9 +5,9 @@
 Each RGBA image becomes an alpha and an rgb on a plain background; the download itself (200 GB for all) is not kept.
 Interrupted at any moment, the same command goes on; a larger limit adds to what is there.
 """
+import contextlib
 import csv
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from backgrounds import catalog_background, crop_of
 from cli import OperationError, UserError
 from config import Config
-from files import written_whole
+from files import discard, remove_folder, written_whole
 from hub import Hub, NotThere
 from images import list_images, read_alpha
 from pairs import Split, hash_share, split_by_name, write_image
@@ -31,6 +31,8 @@ PAGE_ID = re.compile(r"[A-Za-z0-9_-]{3,}")  # it becomes part of a path
 SAFE = {"0", "0.0", "False"}  # values of the index's column nsfw
 MOST_UNUSABLE = 0.05  # share of images that may be left out before this is taken for something else than MAGICK
 LOOKED_AT = 100  # alphas read for the line that says how binary they are
+RAW = re.compile(r"images/[\w-]{2}/[\w-]+\.png|\.cache/.*")  # what the hub's client makes in the folder of downloads
+PART = re.compile(r"\.[\w-]+\.\w+\.\d{1,9}\.part\.png")     # half a file of write_image()
 PURPOSE = 5  # what a random generator is keyed by: [purpose, image]
 
 
@@ -69,8 +71,9 @@ def keep_background(folder: Path, background: str) -> None:
     if note.exists() and (there := note.read_text(encoding="utf-8")) != background:
         raise UserError(f"{folder}: its pairs were made with data.magick.background={there}; remove the folder to make "
                         "them anew")
-    with written_whole(note) as part:
-        part.write_text(background, encoding="utf-8")
+    if not note.exists():
+        with written_whole(note) as part:
+            part.write_text(background, encoding="utf-8")
 
 
 def choose(index: Path, seed: int, wanted: Magick) -> list[str]:
@@ -82,7 +85,7 @@ def choose(index: Path, seed: int, wanted: Magick) -> list[str]:
     except (KeyError, UnicodeDecodeError, csv.Error):
         page_ids = []
     if not page_ids:
-        index.unlink()
+        discard(index)
         raise OperationError(f"{index}: removed, no index with columns page_id and nsfw; is data.magick.repo right?")
     return sorted(page_ids, key=lambda page_id: hash_share(f"{seed} {page_id}"))[:wanted.limit]
 
@@ -108,15 +111,17 @@ def fetch_missing(hub: Hub, folder: Path, chosen: Sequence[str], wanted: Magick,
                                      f"{list(left_out.values())[-1]}; is data.magick.repo right?")
     finally:
         pool.shutdown(cancel_futures=True)
-    shutil.rmtree(folder / "raw", ignore_errors=True)
+    with contextlib.suppress(UserError):  # what else is there stays
+        remove_folder(folder / "raw", RAW.fullmatch)
     return left_out
 
 
 def remove_leftovers(folder: Path) -> None:
     """What a killed run left half written; whole downloads stay and are used."""
-    for pattern in ("raw/**/*.incomplete", "images/.*.part.*", "alphas/.*.part.*"):
+    for pattern in ("raw/.cache/**/*.incomplete", "images/.*.part.*", "alphas/.*.part.*"):
         for path in folder.glob(pattern):
-            path.unlink()
+            if path.suffix == ".incomplete" or PART.fullmatch(path.name):
+                discard(path)
 
 
 def pair_files(folder: Path, page_id: str) -> tuple[Path, Path]:
@@ -132,10 +137,12 @@ def make_pair(hub: Hub, folder: Path, page_id: str, background: str, backgrounds
     try:
         rgba = read_rgba(raw)
         rgb_path, alpha_path = pair_files(folder, page_id)
-        write_image(alpha_path, rgba[..., 3])
-        write_image(rgb_path, on_background(rgba, page_id, background, backgrounds)[..., ::-1])
+        if not alpha_path.exists():  # a run that was killed between the two has left it
+            write_image(alpha_path, rgba[..., 3])
+        if not rgb_path.exists():
+            write_image(rgb_path, on_background(rgba, page_id, background, backgrounds)[..., ::-1])
     finally:
-        raw.unlink()
+        discard(raw)
 
 
 def read_rgba(path: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ import metrics
 from config import Config, load_run, select_metric
 from dataset import ValidationSet, read_pair, read_pairs
 from device import pick_device
-from files import written_whole
+from files import may_write, remove, written_whole
 from folding import MatteNet
 from machine import hardware
 from openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
@@ -35,6 +35,8 @@ EXACT, INT8 = "fp32, as trained", "int8, openvino"
 
 def compare(cfg: Config) -> None:
     """cfg: the run's."""
+    may_write(ranges_path(cfg.infer.weights))
+    may_write(cfg.train.out_dir / "precision.json")
     val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
     model, size = load_model(cfg)
     device, metric = pick_device(), select_metric(cfg)
@@ -113,7 +115,7 @@ def table(rows: dict[str, dict[str, float]], metric: str) -> list[str]:
 def keep_or_drop(cfg: Config, ranges: Ranges, change: float) -> None:
     path = ranges_path(cfg.infer.weights)
     if change >= MOST_GROWTH:
-        path.unlink(missing_ok=True)
+        remove(path)
         print(f"int8    raises the MSE by {change:.2%}, {MOST_GROWTH:.0%} or more: infer.precision=int8 stays without "
               "ranges")
         return

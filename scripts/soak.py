@@ -42,8 +42,9 @@ def prepare(folder: Path, path: str, overrides: list[str]) -> Config:
     for i in range(PAIRS):
         rgb, alpha, _ = draw_pair(0, i, SIDE)
         rows.append((folder / f"images/{i}.png", folder / f"alphas/{i}.png"))
-        write_image(rows[-1][0], rgb[..., ::-1])
-        write_image(rows[-1][1], to_levels(alpha))
+        for path, image in zip(rows[-1], (rgb[..., ::-1], to_levels(alpha)), strict=True):
+            if not path.exists():
+                write_image(path, image)
     write_pairs_csv(folder / "pairs.csv", rows, folder)
     return with_predict_size(load_config(path, [
         f"data.train_csv={folder}/pairs.csv", f"data.val_csv={folder}/pairs.csv", f"train.out_dir={folder}/run",

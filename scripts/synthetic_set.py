@@ -4,7 +4,7 @@
 
 The test set has a solution.csv of dense alphas, drawn as those of the hidden test are expected to be.
 """
-import shutil
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,14 +19,16 @@ from tqdm import tqdm
 from augment import sample_xray_params, xray_alpha_dense
 from cli import UserError
 from config import Config
+from files import may_empty, read_list, same_place, written_folder
 from images import TEST_SHAPE, list_images
 from pairs import Split, write_image
-from submission import SubmissionWriter, to_levels
+from submission import SubmissionWriter, read_rows, to_levels
 from synthetic import contact_sheet, draw_pair
 
 SHEET_SIDE = 160  # pixels, of each picture on the sheet of all families
 # Where each split's scenes begin, so that no scene changes sides when a split grows.
 FIRST_SCENE = {"train": 0, "val": 1_000_000, "test": 2_000_000}
+EARLIER = re.compile(r"(images|alphas)/\d{5}_\w+\.(jpg|png)")  # what save_pair() writes
 PURPOSE = 4  # what a random generator is keyed by: [seed, purpose, …]
 
 
@@ -35,26 +37,49 @@ def fetch(cfg: Config) -> Split:
     started, wanted, root, test_dir = time.perf_counter(), cfg.data.synthetic, cfg.data.root, cfg.data.test_dir
     if test_dir.exists() and not cfg.data.solution_csv.exists():
         raise UserError(f"{test_dir}: holds another test set; choose a data.root of its own")
+    earlier = earlier_test_set(cfg)
+    may_empty(test_dir, earlier)
+    refuse_foreign_solution(cfg)
+    for side in ("train", "val"):
+        may_empty(root / "synthetic" / side, EARLIER.fullmatch)
     draw = partial(draw_pair, cfg.seed, backgrounds=list_images(cfg.data.backgrounds_dir)[0]
                    if cfg.data.backgrounds_dir else ())
     split = {}
     for side, count in (("train", wanted.train), ("val", wanted.val)):
         folder = root / "synthetic" / side
-        shutil.rmtree(folder, ignore_errors=True)
-        split[side] = list(parallel(partial(save_pair, draw, folder, wanted.size, FIRST_SCENE[side]), count, side))
+        with written_folder(folder, EARLIER.fullmatch) as part:
+            drawn = list(parallel(partial(save_pair, draw, part, wanted.size, FIRST_SCENE[side]), count, side))
+        split[side] = [(*(folder / path.relative_to(part) for path in files), family) for *files, family in drawn]
 
-    part = test_dir.with_name(f".{test_dir.name}.part")  # the test set appears whole, after its solution
-    shutil.rmtree(part, ignore_errors=True)
-    with SubmissionWriter(cfg.data.solution_csv) as writer:
+    # the test set appears whole, after its solution
+    with written_folder(test_dir, earlier) as part, SubmissionWriter(cfg.data.solution_csv) as writer:
         for index, alpha in enumerate(parallel(partial(save_test_image, draw, part, cfg), wanted.test, "test")):
             writer.write(str(index + 1), alpha)
-    shutil.rmtree(test_dir, ignore_errors=True)
-    part.rename(test_dir)
     write_image(root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed)[..., ::-1])
     print(f"{root}: {wanted.train} training and {wanted.val} validation pairs of {wanted.size} px, {wanted.test} test "
           f"images of {TEST_SHAPE[0]} px with {cfg.data.solution_csv.name}, in {time.perf_counter() - started:.0f} s; "
           f"all families: {root}/synthetic/sheet.png")
     return split
+
+
+def earlier_test_set(cfg: Config) -> Callable[[str], bool]:
+    """What tells the files of a test set that was drawn before its folder got a list of them: the solution's names."""
+    solution, test_dir = cfg.data.solution_csv, cfg.data.test_dir
+    if not solution.exists() or not same_place(solution.parent, test_dir.parent):
+        return lambda name: False
+    known = {f"{name}.png" for _, name, _ in read_rows(solution)}
+    return known.__contains__
+
+
+def refuse_foreign_solution(cfg: Config) -> None:
+    """UserError where data.solution_csv is not the default and not the solution of the test set that is there."""
+    solution, test_dir = cfg.data.solution_csv, cfg.data.test_dir
+    if not solution.exists() or same_place(solution, cfg.data.root / "test_dataset/solution.csv"):
+        return
+    names = {f"{name}.png" for _, name, _ in read_rows(solution)}
+    if names != {name for name, _ in read_list(test_dir)}:
+        raise UserError(f"{solution}: is not the solution of {test_dir} and would be overwritten; move it, or choose "
+                        "another data.solution_csv")
 
 
 def save_pair(draw: Callable, folder: Path, size: int, first: int, index: int) -> tuple[Path, Path, str]:

@@ -27,7 +27,7 @@ import cli
 import metrics
 from config import Config, load_run, select_metric
 from dataset import ValidationSet, read_pairs
-from files import written_whole
+from files import may_write, written_whole
 from postprocess import (
     NONE,
     ORIGINAL,
@@ -83,6 +83,8 @@ def tune(cfg: Config) -> None:
     metric = select_metric(cfg)
     val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
     path = tuned_path(cfg.infer.weights)
+    for result in (path, path.with_name("tune.png")):
+        may_write(result)
     if len(val_set) < FEWEST:
         save_setting(path, cfg, NONE, {"reason": f"{len(val_set)} validation images"})
         print(f"{cfg.data.val_csv}: {len(val_set)} images are too little evidence, {FEWEST} are the least; "

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cli import OperationError, UserError, brief
-from files import disk_full, written_whole
+from files import disk_full, move, written_whole
 
 
 class Damaged(UserError):
@@ -26,7 +26,7 @@ def save(path: str | Path, state: dict, previous: Path | None = None) -> None:
         with written_whole(path) as part:
             torch.save(state, part)
             if previous and path.exists():  # killed between here and the end: there is `previous`, whole
-                path.replace(previous)
+                move(path, previous)
     except RuntimeError as error:  # torch's writer hides the system's error
         raise OperationError(disk_full(path, brief(error), needed=size(state))) from None
 

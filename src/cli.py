@@ -8,8 +8,11 @@ In each failing case one line `error: …` goes to stderr and names the thing an
 import argparse
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+
+from redact import Screened, learn_secrets, without_secrets
 
 
 class UserError(Exception):
@@ -55,6 +58,7 @@ class _Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> None:
     """Calls `main` and ends the process with the exit code and the one line that its outcome asks for."""
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    screen()
     warnings.filterwarnings("ignore", module="PIL")  # of files that it reads all the same
     try:
         main()
@@ -76,6 +80,15 @@ def run(main: Callable[[], None]) -> None:
         _end(1, f"{remedy} ({brief(reason)})" if reason else remedy)
 
 
+def screen() -> None:
+    """From here on nothing that this process prints holds a credential, tracebacks included."""
+    learn_secrets(sys.argv)
+    sys.stdout, sys.stderr = (stream if isinstance(stream, Screened) else Screened(stream)
+                              for stream in (sys.stdout, sys.stderr))
+    sys.excepthook = lambda *error: print(without_secrets("".join(traceback.format_exception(*error))),
+                                          end="", file=sys.stderr)
+
+
 # What the machine lacks, as the libraries say it -> what to do about it.
 REMEDIES = {
     r"shared memory|Bus error|DataLoader worker .*exited": "a data worker died, perhaps for want of shared memory; set "
@@ -87,11 +100,18 @@ REMEDIES = {
 
 
 def _end(code: int, error: object) -> None:
-    text = str(error).strip()
-    if text.startswith("Caught "):  # in a DataLoader worker: its traceback as text, the message at its end
-        text = re.split(r"\ncli\.\w+: ", text)[-1].rsplit("\nTraceback", 1)[-1]
-    print(f"error: {printable(text)}", file=sys.stderr)
+    print(f"error: {printable(message(error))}", file=sys.stderr)
     sys.exit(code)
+
+
+def message(error: object) -> str:
+    """An error's text. Of one that a DataLoader worker has sent, without the traceback that torch puts before it."""
+    text, kind = str(error).strip(), type(error)
+    if not text.startswith("Caught "):
+        return text
+    # the traceback ends with the error's class, as Python writes it, and what it said, perhaps in several lines
+    *_, said = re.split(rf"\n(?:{re.escape(kind.__module__)}\.)?{re.escape(kind.__qualname__)}: ", text)
+    return said.strip()
 
 
 def printable(text: str) -> str:
@@ -101,6 +121,6 @@ def printable(text: str) -> str:
 
 def brief(error: object) -> str:
     """An error's text on one short line; of nested network errors the innermost, `[Errno 111] Connection refused`."""
-    text = " ".join(str(error).split())
+    text = " ".join(without_secrets(str(error)).split())  # before it is cut: half a secret would not be recognised
     network = re.findall(r"\[Errno -?\d+\] [\w ]+", text)
     return network[-1] if network else text[:200]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from files import written_whole
+from files import remove, written_whole
+from ours import CACHED
 
 HEADER = 256  # bytes, more than that of a stored array
 
@@ -44,7 +45,7 @@ class DecodedFiles:
 
     def _keep(self, entry: Path, arrays: Sequence[np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:  # one process at a time, until it closes
+        with (self.folder / "lock").open("a") as lock:  # one process at a time, until it closes
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self._makes_room(sum(array.nbytes + HEADER for array in arrays)):
                 with written_whole(entry) as part, part.open("wb") as file:
@@ -54,12 +55,12 @@ class DecodedFiles:
     def _makes_room(self, needed: int) -> bool:
         with os.scandir(self.folder) as entries:
             sizes = {entry.name: entry.stat().st_size for entry in entries}
-        others = sizes.keys() - self._own - {"lock"}
+        others = {name for name in sizes if CACHED.fullmatch(name)} - self._own
         used = sum(sizes.values())
         if used - sum(sizes[name] for name in others) + needed > self.limit:
             return False
-        while used + needed > self.limit:
+        while used + needed > self.limit and others:
             name = others.pop()
-            (self.folder / name).unlink()
+            remove(self.folder / name)
             used -= sizes[name]
-        return True
+        return used + needed <= self.limit

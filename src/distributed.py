@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cli import OperationError, Stopped, UserError, brief
+from redact import Screened
 
 BEAT, SILENCE = 2, 30  # seconds: between two signs of life, and until a process without any counts as lost
 UNREACHABLE = "the machine of process 0 cannot be reached"
@@ -171,7 +172,7 @@ def world() -> Iterator[World]:
 def silence() -> None:
     """For all but process 0: no prints and no bars; errors still come through."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = NoTerminal(sys.stderr.buffer, line_buffering=True)
+    sys.stderr = Screened(NoTerminal(sys.stderr.buffer, line_buffering=True))
 
 
 class NoTerminal(io.TextIOWrapper):

@@ -21,12 +21,13 @@ import distributed
 from cli import OperationError, UserError
 from config import EMBEDDED, Config, load_config, sample_submission
 from distributed import ALONE, World
-from files import written_whole
+from files import may_write, no_input, same_place, written_whole
 from foreground import estimate_foreground
 from images import is_text, list_images, read_rgb
+from ours import signed
 from postprocess import NONE, Setting, apply, load_tuned
 from predictor import Predictor, Raw, load_predictor
-from submission import SubmissionWriter, encode_alpha, read_rows, shared_out, to_levels
+from submission import SubmissionWriter, encode_alpha, is_submission, read_rows, shared_out, to_levels
 
 
 class Prepared(NamedTuple):
@@ -39,6 +40,7 @@ class Prepared(NamedTuple):
 def infer(cfg: Config, world: World = ALONE) -> None:
     """Writes cfg.infer.submission (and png_dir, cutout_dir), whole or not at all."""
     paths = ordered_images(cfg)
+    spare(cfg, paths)
     setting = load_tuned(cfg.infer.weights) if cfg.infer.postprocess == "tuned" else NONE
     try:
         predict = load_predictor(cfg)
@@ -68,6 +70,27 @@ def agreed_block(world: World, paths: list[Path], batch_size: int) -> int:
         raise UserError(f"{paths[0].parent}: the processes find different images in it; give every machine the same "
                         "infer.images")
     return min(sizes)
+
+
+def spare(cfg: Config, paths: list[Path]) -> None:
+    """UserError where the results of these images would replace an input, one another or a file of the user's."""
+    infer, folders = cfg.infer, {"infer.png_dir": cfg.infer.png_dir, "infer.cutout_dir": cfg.infer.cutout_dir}
+    no_input("infer.submission", infer.submission, [
+        *paths, infer.weights, sample_submission(cfg), cfg.data.solution_csv, cfg.data.train_csv, cfg.data.val_csv])
+    may_write(infer.submission)
+    if infer.submission.exists() and not is_submission(infer.submission):
+        raise UserError(f"infer.submission={infer.submission}: already exists and is no submission; move it, or choose "
+                        "another name")
+    if infer.png_dir and infer.cutout_dir and same_place(infer.png_dir, infer.cutout_dir):
+        raise UserError(f"infer.cutout_dir={infer.cutout_dir}: is infer.png_dir too, and their files have the same "
+                        "names; choose another folder for one of them")
+    read = {os.path.realpath(path): path for path in paths}
+    for key, folder in folders.items():
+        if folder:
+            no_input(key, folder, [infer.images])
+            for path in paths:
+                target = may_write(folder / f"{path.stem}.png")
+                no_input(key, target, [read.get(str(target))])
 
 
 def with_weights(cfg: Config) -> Config:
@@ -167,7 +190,7 @@ def write_png(path: Path, image: np.ndarray) -> None:
     """(H,W) grey or (H,W,4) RGBA, uint8."""
     encoded = cv2.imencode(".png", image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA))[1]
     with written_whole(path) as part:
-        part.write_bytes(encoded)
+        part.write_bytes(signed(encoded.tobytes()))
 
 
 def main() -> None:

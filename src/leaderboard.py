@@ -61,7 +61,7 @@ def _columns(submission: Submission) -> dict[str, str]:
 
 
 def _write(rows: list[dict]) -> None:
-    with written_whole(PATH) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(PATH, known=True) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

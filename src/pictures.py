@@ -1,4 +1,5 @@
 """Numbers and mattes as pictures: rows of rgb | true | pred | error, and the curves of a run."""
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from files import written_whole
 from images import resize_longer_side
+from ours import signed
 from submission import to_levels
 
 INK, PAPER, QUIET = (235, 237, 240), (24, 26, 30), (150, 156, 166)
@@ -40,8 +42,10 @@ def panel_sheet(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], 
 
 
 def save_picture(path: str | Path, rgb: np.ndarray) -> None:
+    encoded = io.BytesIO()
+    Image.fromarray(rgb).save(encoded, "PNG")
     with written_whole(path) as part:
-        Image.fromarray(rgb).save(part)
+        part.write_bytes(signed(encoded.getvalue()))
 
 
 def draw_curves(history: Sequence[dict]) -> Figure:

@@ -18,7 +18,7 @@ import cli
 from cli import UserError
 from config import DEFAULTS, Config, dump_config, flat, load_config, load_run, select_metric, with_predict_size
 from dataset import ValidationSet, read_pairs
-from files import written_whole
+from files import may_write, written_whole
 from images import list_images, read_rgb, resize_longer_side
 from pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from predictor import Predictor, load_predictor
@@ -33,6 +33,7 @@ def report(cfg: Config) -> None:
     """report.html in the run folder; report.png beside it from cfg.infer.submission and cfg.data.solution_csv."""
     page = cfg.train.out_dir / "report.html"
     run = read_run(cfg.train.out_dir)
+    may_write(page)
     predict = load_predictor(cfg)
     test = test_result(cfg)
     pictures = pictured(cfg, run, predict)

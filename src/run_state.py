@@ -8,12 +8,13 @@ from torch import nn
 
 import checkpoint
 from cli import UserError, brief
-from config import Config, dump_config, flat, select_metric
+from config import Config, dump_config, flat, official_weights, select_metric
 from distributed import World
-from files import alone_in, written_whole
+from files import alone_in, may_write, move, no_input, remove, written_whole
 from pictures import save_curves
 
 LAST, BEFORE_LAST, DAMAGED = "last.pth", "last.prev.pth", "last.damaged.pth"
+WRITTEN = ("config.yaml", "levels.json", "validation.json", "curves.png")  # beside what a new run removes
 COLUMNS = ["epoch", "train_loss", "train_mse", "val_mse", "val_mse_dense", "val_sad", "val_grad", "val_conn", "lr",
            "images_per_s", "seconds"]
 
@@ -100,7 +101,7 @@ class Run:
             print(f"warning {error}\nwarning going on from {self.before_last}, the state before it")
             state = checkpoint.load_weights(self.model, self.before_last)
             if self.last.exists():  # or the next save would make it the previous one
-                self.last.replace(self.last.with_name(DAMAGED))
+                move(self.last, self.last.with_name(DAMAGED))
         try:
             self.take(state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -120,13 +121,27 @@ class Run:
         self.progress = Progress(**state["progress"])
 
     def start_anew(self) -> None:
-        """Removes what an earlier run left in the folder, so that nothing of it can be taken for this one's."""
+        """Removes what an earlier run left in the folder, so that nothing of it can be taken for this one's.
+
+        UserError, with nothing removed, where that is an input of this run or not this program's.
+        """
         out_dir = self.cfg.train.out_dir
+        old = [*(out_dir / name for name in (LAST, BEFORE_LAST, DAMAGED, "best.pth")),
+               *out_dir.glob("samples/epoch_*.png"), out_dir / "metrics.csv"]
+        self.spare([*old, *(out_dir / name for name in WRITTEN)])
         alone_in(out_dir)
-        for path in [*out_dir.glob("*.pth"), *out_dir.glob("samples/epoch_*.png"), out_dir / "metrics.csv"]:
-            path.unlink(missing_ok=True)
+        for path in old:
+            remove(path)
         with written_whole(out_dir / "config.yaml") as part:
             part.write_text(dump_config(self.cfg), encoding="utf-8")
+
+    def spare(self, paths: list[Path]) -> None:
+        """UserError where a file that this run removes or overwrites is one of its inputs or not this program's."""
+        data, weights = self.cfg.data, official_weights(self.cfg.model.variant)
+        no_input("train.out_dir", self.cfg.train.out_dir, [weights.parent])
+        for path in paths:
+            no_input("train.out_dir", path, [self.cfg.model.weights, data.train_csv, data.val_csv])
+            may_write(path)
 
     def is_best(self) -> bool:
         """Whether the last epoch is the best so far."""

@@ -1,9 +1,10 @@
 """The types and ranges of config.yaml's keys; their values and meanings stand there alone."""
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
+
+from redact import without_secrets
 
 SOURCES = ("competition", "magick", "csv", "synthetic")
 
@@ -174,17 +175,13 @@ class Kernel(Section):
     processes: Literal["auto"] | Annotated[int, Field(ge=1, le=16)]
 
 
-def without_credentials(url: str) -> str:
-    return re.sub(r"//[^/?#]*@", "//", url)
-
-
 class Weights(Section):
     source: Literal["auto", "drive", "pypi", "url"]
     url: Annotated[str, Field(pattern=r"^https?://")] | None
 
     @field_serializer("url")
     def _not_into_any_file(self, url: str | None) -> str | None:  # configs lie in run folders, checkpoints and reports
-        return url and without_credentials(url)
+        return url and without_secrets(url)
 
 
 class Infer(Section):

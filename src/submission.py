@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from cli import OperationError, UserError
-from files import written_whole
+from files import remove, written_whole
 from images import MOST_PIXELS, natural_key
 
 if TYPE_CHECKING:  # it brings torch, for which the other commands need not wait
@@ -64,6 +64,12 @@ def decode_alpha(text: str) -> np.ndarray:
         raise
     except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on broken files
         raise UserError(f"is a damaged PNG ({' '.join(str(error).split())})") from None
+
+
+def is_submission(path: Path) -> bool:
+    """Whether a file begins as one does, or is empty."""
+    with path.open("rb") as file:
+        return file.read(len(",".join(HEADER))) in (b"", ",".join(HEADER).encode())
 
 
 class SubmissionWriter:
@@ -112,7 +118,7 @@ def shared_out(path: Path, world: "World", block: int) -> Iterator[Path]:
         world.wait()
     finally:
         for part in parts if world.main else [parts[world.rank]]:
-            part.unlink(missing_ok=True)
+            remove(part)
 
 
 def merge(parts: Sequence[Path], path: Path, block: int) -> None:

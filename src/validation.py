@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 import metrics
 from augment import sample_xray_params, xray_alpha_dense
+from cli import UserError
 from config import Config
 from dataset import Pair, ValidationSet, read_pair
 from distributed import ALONE, World
@@ -124,6 +125,6 @@ def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: Wo
     floor, mean, square = np.mean(list(rows.values()), axis=0)
     levels = {"floor": float(floor), "constant": float(square - mean**2), "zero": float(square)}
     if world.main:
-        with written_whole(cache) as part:
+        with contextlib.suppress(UserError), written_whole(cache) as part:  # a file of the user's: computed each time
             part.write_text(json.dumps({"identity": identity, **levels}), encoding="utf-8")
     return levels

@@ -16,6 +16,7 @@ from cli import OperationError
 from conftest import ROOT, call, one_error_line, scene, script, tiny
 from foreground import cached_foreground
 from infer import write_png
+from ours import SOFTWARE
 from pictures import save_curves, save_picture
 from submission import SubmissionWriter
 from train import main as train_main
@@ -66,12 +67,12 @@ HISTORY = [{"epoch": i, "train_mse": .1, "val_mse": .1, "val_mse_dense": .1, "lr
 def test_a_full_disk_is_named_with_what_it_lacks_and_the_old_file_stays(small_disk, write):
     disk = small_disk(64 * 1024)
     path = disk / "old.png"
-    path.write_bytes(b"old")
+    path.write_bytes(old := b"old " + SOFTWARE)  # as this program writes it
     (disk / "filler").write_bytes(bytes(48 * 1024))
     with pytest.raises(OperationError, match=r"old\.png: cannot be written .* are free there; make room") as error:
         write(path)
     assert "\n" not in str(error.value)
-    assert path.read_bytes() == b"old" and {file.name for file in disk.iterdir()} == {"old.png", "filler"}
+    assert path.read_bytes() == old and {file.name for file in disk.iterdir()} == {"old.png", "filler"}
 
 
 def test_a_full_disk_stops_the_cache_of_foregrounds_in_one_line(small_disk):

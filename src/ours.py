@@ -1,0 +1,96 @@
+"""Which files this program has written itself: nothing else is ever overwritten or removed.
+
+There is no register: a file says itself whose it is, by how it begins, so that copies and folders of earlier versions
+are known as well. PNGs name their software; a checkpoint holds its run's config; a table has our header. Where that
+says nothing, a name that only a run folder has counts, in a folder that holds a run.
+"""
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+SOFTWARE = b"Software\0dense-matting"
+PNG_HEADER = 33  # bytes of signature and IHDR, after which other chunks may come
+HEAD = 1024      # bytes that are looked at
+MOST_PICKLED = 2**26  # bytes of a checkpoint's structure, without its tensors
+BEGINNINGS = (  # name, how the file begins, what else its first KB holds
+    ("*", b"filename,image_utf"), ("train.csv", b"image_path,alpha_path,family"),
+    ("val.csv", b"image_path,alpha_path,family"), ("pairs.csv", b"image_path,alpha_path,family"),
+    ("submissions.csv", b"reference,time,"),
+    ("metrics.csv", b"epoch,train_loss,"), ("ablation.csv", b"cell,seed,image,"), ("config.yaml", b"seed: "),
+    ("postprocess.yaml", b"name: ", b"\nparameters:"), ("int8.yaml", b"weights:\n"), ("validation.json", b'{"epoch": '),
+    ("levels*.json", b'{"identity": '), ("*.json", b'{\n "machine": '), ("soak.json", b'{\n "verdict": '),
+    ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
+    ("executed.ipynb", b"{"), ("synthetic/sheet.png", b"\x89PNG"))
+PLOTS = ("curves.png", "ablation.png", "tune.png", "soak.png")
+UNDER_WAY = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save writes the file's name of that moment into it
+CACHED = re.compile(r"[0-9a-f]{24}\.(png|npy)")  # data.root's cache: what they are made from, hashed
+RUN_FILES = ("last.pth", "last.prev.pth", "last.damaged.pth", "best.pth", "metrics.csv", "validation.json",
+             "levels.json", "levels_photographs.json", "precision.json", "postprocess.yaml", "int8.yaml", "cell.json",
+             "train.log", "curves.png", "tune.png", "report.html", "report.png", "samples/epoch_*.png")
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is this program's, of whatever version; an empty one has nothing to lose."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    return not head or bool(CACHED.fullmatch(path.name)) or says_so(path, head) or is_run_file(path, head)
+
+
+def says_so(path: Path, head: bytes) -> bool:
+    if SOFTWARE in head or (path.name in PLOTS and b"Matplotlib" in head):
+        return True
+    if path.name == "config.yaml" and re.search(rb"^\s*#|  #", head, re.MULTILINE):  # comments: written by hand
+        return False
+    return any(path.match(name) and head.startswith(begin) and all(word in head for word in further)
+               for name, begin, *further in BEGINNINGS) or of_a_run(path)
+
+
+def of_a_run(path: Path) -> bool:
+    """Whether a file is a checkpoint of ours: named as files.py names a file under way, or with its run's config."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
+            if UNDER_WAY.match(pickled.filename):
+                return True
+            content = archive.read(pickled) if pickled.file_size < MOST_PICKLED else b""
+    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error, StopIteration):
+        return False
+    return b"model_state" in content and b"out_dir" in content
+
+
+def is_run_file(path: Path, head: bytes) -> bool:
+    """Whether it has a name that training or its reports give, in the folder of a run, and is no one else's weights."""
+    folder = path.parent.parent if path.parent.name == "samples" else path.parent
+    if not any(path.match(name) for name in RUN_FILES) or not holds_run(folder, path):
+        return False
+    return path.suffix != ".pth" or damaged(path, head)
+
+
+def damaged(path: Path, head: bytes) -> bool:
+    """Whether it was a zip archive, as our checkpoints are, and cannot be read as one now."""
+    if not head.startswith(b"PK"):
+        return not head.strip(b"\0")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error):
+        return True
+
+
+def holds_run(folder: Path, apart_from: Path) -> bool:
+    for name in ("config.yaml", "metrics.csv", "last.pth", "last.prev.pth", "best.pth"):
+        path = folder / name
+        if path != apart_from and path.is_file():
+            with path.open("rb") as file:
+                if says_so(path, file.read(HEAD)):
+                    return True
+    return False
+
+
+def signed(png: bytes) -> bytes:
+    """An encoded PNG that names this program as its software."""
+    chunk = b"tEXt" + SOFTWARE
+    return (png[:PNG_HEADER] + struct.pack(">I", len(SOFTWARE)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+            + png[PNG_HEADER:])
