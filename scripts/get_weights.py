@@ -20,6 +20,7 @@ import cli
 from cli import OperationError, brief
 from config import Config, load_config, official_weights
 from files import file_sha256, written_whole
+from proxies import proxy_fault
 from schema import without_credentials
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
@@ -46,7 +47,7 @@ def get_weights(cfg: Config) -> None:
             with written_whole(path) as part:
                 shutil.move(downloaded, part)
     except (DownloadError, RequestException) as error:
-        reason = brief(error)
+        reason = proxy_fault(str(error)) or brief(error)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if reason:

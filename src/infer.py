@@ -26,7 +26,7 @@ from foreground import estimate_foreground
 from images import is_text, list_images, read_rgb
 from postprocess import NONE, Setting, apply, load_tuned
 from predictor import Predictor, Raw, load_predictor
-from submission import SubmissionWriter, encode_alpha, read_rows, shared_out, to_levels
+from submission import SubmissionWriter, encode_alpha, in_sample_order, shared_out, to_levels
 
 
 class Prepared(NamedTuple):
@@ -130,14 +130,7 @@ def ordered_images(cfg: Config) -> list[Path]:
         twice = next(path for path in paths if by_name[path.stem] is not path)
         raise UserError(f"{twice}: another image is named {twice.stem} too; a submission holds each name once")
     sample = sample_submission(cfg)
-    if sample is None:
-        return paths
-    names = [name for _, name, _ in read_rows(sample)]
-    if set(names) != set(by_name) or len(names) != len(by_name):
-        odd = sorted(set(names) ^ set(by_name))
-        raise UserError(f"{sample}: its names are not those of {cfg.infer.images} ({', '.join(odd[:3]) or 'doubled'}); "
-                        "set data.sample_submission to the right file")
-    return [by_name[name] for name in names]
+    return in_sample_order(paths, sample) if sample else paths
 
 
 def batched(items: Iterable, size: int, total: int) -> Iterator[list]:

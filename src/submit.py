@@ -19,7 +19,7 @@ from config import Config, load_config, sample_submission
 from images import TEST_SHAPE, list_images, read_shapes
 from kaggle_client import read_kaggle
 from kaggle_submissions import Submission, await_end, error_description, list_submissions, page, remaining_today, send
-from submission import baselines, read_rows, score, validate
+from submission import as_stems, baselines, in_sample_order, read_hosted, read_rows, score, validate
 
 # The client's commands do not tell a kernel's version; its library does.
 KERNEL_VERSION = """
@@ -96,16 +96,14 @@ def slug(cfg: Config) -> str:
 
 
 def validated(cfg: Config) -> int:
-    """Number of rows of cfg.infer.submission, after holding it against the test folder and the sample submission."""
+    """Number of rows of cfg.infer.submission, after checking it against the test folder and the sample submission."""
     sample, folder = sample_submission(cfg), cfg.infer.images
-    names = [name for _, name, _ in read_rows(sample)] if sample else None
-    if names is not None and not folder.is_dir():  # the images are not here to be measured
+    if sample and not folder.is_dir():  # the images are not here to be measured
+        own = [name for _, name, _ in read_rows(cfg.infer.submission)]
+        names = as_stems([name for _, name, _ in read_hosted(sample)], own)
         return validate(cfg.infer.submission, names, TEST_SHAPE)
-    shapes = read_shapes(list_images(folder)[0])
-    if names is not None and set(names) != set(shapes):
-        odd = min(set(names) ^ set(shapes))
-        raise UserError(f"{sample}: its names are not those of {folder} ({odd}); set data.sample_submission or "
-                        "infer.images to the right one")
+    paths = list_images(folder)[0]
+    shapes = read_shapes(in_sample_order(paths, sample) if sample else paths)
     return validate(cfg.infer.submission, list(shapes), shapes)
 
 
