@@ -17,6 +17,7 @@ from bundle import CODE_FILES, SCRIPT_LIMIT, dataset_files, kernel_files
 from cli import UserError
 from config import Config, load_config
 from files import written_whole
+from infer import with_weights
 from kernel_lint import problems
 
 BUILD = Path("build")
@@ -24,6 +25,8 @@ BUILD = Path("build")
 
 def build(cfg: Config) -> None:
     """Fills build/kernel/ and build/dataset/ anew; says what a push would still refuse."""
+    if cfg.kernel.mode == "infer":
+        cfg = with_weights(cfg)
     dataset = dataset_files(cfg)
     kernel = kernel_files(cfg, dataset)
     # Killed at any moment, a folder is whole or not there: a push finds no half of one, nor halves of two builds.

@@ -15,7 +15,7 @@ from pathlib import Path
 import cli
 import leaderboard
 from cli import OperationError, Stopped, UserError
-from config import Config, load_config, sample_submission
+from config import EMBEDDED, Config, load_config, nothing_trained, sample_submission
 from images import TEST_SHAPE, list_images, read_shapes
 from kaggle_client import read_kaggle
 from kaggle_submissions import Submission, await_end, error_description, list_submissions, page, remaining_today, send
@@ -49,7 +49,7 @@ def run_score(cfg: Config) -> None:
 def run_upload(cfg: Config) -> None:
     competition = slug(cfg)
     sending = None if cfg.kaggle.kernel else file_to_send(cfg)
-    run = run_numbers(cfg.infer.weights)
+    run = run_numbers(EMBEDDED if nothing_trained(cfg) else cfg.infer.weights)
     message = cfg.kaggle.message or describe(run)
     before = list_submissions(competition)  # also shows, before anything is sent, that credentials and slug are right
     leaderboard.update(before)
@@ -108,12 +108,12 @@ def validated(cfg: Config) -> int:
 
 
 def run_numbers(weights: Path) -> dict[str, str]:
-    """run, epoch, val_mse and val_mse_dense of these weights, as far as their file says."""
+    """run, epoch, val_mse and val_mse_dense of these weights, where their file says so."""
     import checkpoint  # here, since the other actions need not wait seconds for torch
 
     metrics = checkpoint.load(weights).get("metrics", {}) if weights.exists() else {}
     known = {name: f"{metrics[name]:.6g}" for name in ("epoch", "val_mse", "val_mse_dense") if name in metrics}
-    return {"run": weights.parent.resolve().name, **known}
+    return {"run": "embedded" if weights == EMBEDDED else weights.parent.resolve().name, **known}
 
 
 def describe(run: dict[str, str]) -> str:
@@ -164,7 +164,7 @@ def follow(cfg: Config, competition: str, submission: Submission) -> None:
         raise OperationError(f"Kaggle could not score submission {end.reference}: {why}")
     if end.status == "pending":
         print(f"the score of {end.reference} is still pending after {cfg.kaggle.wait:g} minutes; "
-              f"`python src/submit.py wait` waits on, {page(competition)} shows it too")
+              f"run `python src/submit.py wait` to keep waiting, or see {page(competition)}")
     else:
         print(f"public score of {end.reference}: {'hidden' if end.public_score is None else end.public_score}")
 
