@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cli import OperationError, UserError
 from images import SUFFIXES, TEST_SHAPE, is_readable, read_shape
-from submission import as_stems, read_hosted
+from submission import as_stems, bare_name, read_hosted
 
 COLUMNS = ("image_path", "alpha_path")
 ROLE = re.compile(r"(?<![A-Za-z])(?i:train|test)|Train|Test")
@@ -73,7 +73,9 @@ def list_by_folder(folder: Path) -> Images:
 
 def agree(names: Sequence[str], paths: Sequence[Path]) -> bool:
     """Whether these are the images that a sample submission names. Others beside them must be readable to count."""
-    known = {*names, *(Path(name).stem for name in names)}
+    if len(paths) < len(names):
+        return False
+    known = {*names, *map(bare_name, names)}
     named = {path.stem for path in paths} & known
     if set(as_stems(names, named)) != named:
         return False

@@ -180,10 +180,15 @@ def _table(path: str | Path, separators: str = ",") -> Iterator[tuple[int, list[
 
 def as_stems(names: Sequence[str], stems: Collection[str]) -> list[str]:
     """`names` as `stems` spells them: without folder and extension, where only that makes the two sets agree."""
-    bare = [Path(name).stem for name in names]
+    bare = [bare_name(name) for name in names]
     if len(set(bare)) == len(names) and set(bare) == set(stems) != set(names):
         return bare
     return list(names)
+
+
+def bare_name(name: str) -> str:
+    """`test/001.png`, also as Windows writes it -> `001`."""
+    return Path(name.replace("\\", "/")).stem
 
 
 def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
@@ -192,7 +197,7 @@ def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
     An image that it does not name and that cannot be read is none.
     """
     listed = [name for _, name, _ in read_hosted(sample)]
-    known = {*listed, *(Path(name).stem for name in listed)}
+    known = {*listed, *map(bare_name, listed)}
     by_name = {path.stem: path for path in paths if path.stem in known or is_readable(path)}
     names = as_stems(listed, by_name)
     if set(names) != set(by_name) or len(names) != len(by_name):

@@ -191,7 +191,8 @@ def test_what_is_submitted_stays_strict_but_for_blank_lines(tmp_path):
 
 
 @pytest.mark.parametrize("listed, order", [
-    ("b a", "b.png a.jpg"), ("b.png a.png", "b.png a.jpg"), ("test/b.png test/a.jpg", "b.png a.jpg")])
+    ("b a", "b.png a.jpg"), ("b.png a.png", "b.png a.jpg"), ("test/b.png test/a.jpg", "b.png a.jpg"),
+    ("test\\b.png test\\a.jpg", "b.png a.jpg")])
 def test_the_sample_submission_orders_the_images(tmp_path, listed, order, capsys):
     for name in ("a.jpg", "b.png"):
         Image.new("L", (8, 8)).save(tmp_path / name)
