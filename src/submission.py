@@ -199,6 +199,8 @@ def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
     listed = [name for _, name, _ in read_hosted(sample)]
     known = {*listed, *map(bare_name, listed)}
     by_name = {path.stem: path for path in paths if path.stem in known or is_readable(path)}
+    for path in (path for path in paths if path.stem not in by_name):
+        print(f"note: {path} is not in {sample} and cannot be read as an image: left out")
     names = as_stems(listed, by_name)
     if set(names) != set(by_name) or len(names) != len(by_name):
         raise UserError(f"{sample}: its names are not those of {paths[0].parent} ({_difference(names, by_name)}); set "
