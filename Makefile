@@ -135,7 +135,7 @@ docker-build:  ## the CUDA image; BASE_IMAGE and TORCH_INDEX: see docker/Dockerf
 	$(DOCKER) build -f docker/Dockerfile -t $(IMAGE) --build-arg REVISION="$$(git describe --always --dirty --exclude='*')" \
 	    $(foreach name,BASE_IMAGE TORCH_INDEX,$(if $($(name)),--build-arg $(name)=$($(name)))) .
 
-# The same targets inside the image, with this folder's data, weights and outputs, and on the GPUs if there are any.
+# The same targets inside the image, with this folder's config.yaml, data, weights and outputs, on the GPUs if any.
 IN_IMAGE = @DOCKER="$(DOCKER)" IMAGE="$(IMAGE)" docker/run.sh $(@:docker-%=%) \
            $(foreach name,SOURCE ARGS GPUS NNODES NODE_RANK MASTER_ADDR MASTER_PORT RESTARTS,\
            $(if $(filter file,$(origin $(name))),,$(name)='$($(name))'))

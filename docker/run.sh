@@ -1,5 +1,6 @@
 #!/bin/sh
-# One make target in the image, on this folder's data, weights and outputs: what `make docker-train` and its kin call.
+# One make target in the image, with this folder's config.yaml, data, weights and outputs: what `make docker-train` and
+# its kin call.
 #
 #     DOCKER=podman DOCKER_ARGS="-v /photos:/app/photos:ro" docker/run.sh infer ARGS="infer.images=photos"
 #
@@ -26,10 +27,25 @@ for folder in data weights outputs; do
     set -- -v "$PWD/$folder:/app/$folder" "$@"
 done
 
+# The image has a config.yaml of its own, which its tests are about.
+if [ -f config.yaml ] && [ "$target" != test ]; then set -- -v "$PWD/config.yaml:/app/config.yaml:ro" "$@"; fi
+
+# Where the Kaggle client looks for credentials, in /tmp, the container's home. It renews tokens there: not read-only.
 case $target in
-data | submit | kernel-push) # these talk to Kaggle
-    set -- -e KAGGLE_USERNAME -e KAGGLE_KEY -e KAGGLE_API_TOKEN "$@"
-    if [ -d "$HOME/.kaggle" ]; then set -- -v "$HOME/.kaggle:/tmp/.kaggle:ro" "$@"; fi
+data | submit) # these talk to Kaggle
+    set -- -e KAGGLE_USERNAME -e KAGGLE_KEY "$@"
+    if [ -f "${KAGGLE_API_TOKEN:-}" ]; then # a file that holds the token
+        token=$(cd "$(dirname "$KAGGLE_API_TOKEN")" && pwd)/$(basename "$KAGGLE_API_TOKEN")
+        set -- -v "$token:/tmp/kaggle-token:ro" -e KAGGLE_API_TOKEN=/tmp/kaggle-token "$@"
+    else
+        set -- -e KAGGLE_API_TOKEN "$@"
+    fi
+    if [ -d "${KAGGLE_CONFIG_DIR:-}" ]; then
+        set -- -v "$(cd "$KAGGLE_CONFIG_DIR" && pwd):/tmp/kaggle" -e KAGGLE_CONFIG_DIR=/tmp/kaggle "$@"
+    fi
+    if [ -d "$HOME/.kaggle" ]; then set -- -v "$HOME/.kaggle:/tmp/.kaggle" "$@"; fi
+    config=${XDG_CONFIG_HOME:-$HOME/.config}/kaggle
+    if [ -d "$config" ]; then set -- -v "$config:/tmp/.config/kaggle" "$@"; fi
     ;;
 esac
 

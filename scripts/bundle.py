@@ -15,10 +15,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from slugify import slugify  # as the Kaggle client and Kaggle itself make an address from a title
 
 import checkpoint
 from cli import UserError
 from config import Config
+from kaggle_client import config_dir
 from postprocess import load_tuned, tuned_path
 from u2net import U2Net
 
@@ -167,9 +169,8 @@ def owner(cfg: Config) -> str:
     """The Kaggle user's name: kernel.owner, else what the client itself goes by; `nobody` where none is known."""
     if cfg.kernel.owner or os.environ.get("KAGGLE_USERNAME"):
         return cfg.kernel.owner or os.environ["KAGGLE_USERNAME"]
-    home = Path(os.environ.get("KAGGLE_CONFIG_DIR", Path.home() / ".kaggle"))
     try:
-        return str(json.loads((home / "kaggle.json").read_text(encoding="utf-8"))["username"])
+        return str(json.loads((config_dir() / "kaggle.json").read_bytes())["username"])  # in UTF-8 or UTF-16
     except (OSError, ValueError, KeyError, TypeError):
         return NOBODY
 
@@ -183,11 +184,6 @@ def dataset_slug(cfg: Config) -> str:
 
 def dataset_id(cfg: Config) -> str:
     return f"{owner(cfg)}/{dataset_slug(cfg)}"
-
-
-def slugify(title: str) -> str:
-    """As Kaggle makes an address from a title."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def as_json(values: dict) -> bytes:

@@ -14,7 +14,7 @@ from archive import unpack
 from cli import OperationError, UserError
 from config import Config
 from files import written_folder, written_whole
-from findings import find_pairs, find_sample, find_test_images, sample_kind
+from findings import find_pairs, find_test_images, sample_kind
 from kaggle_client import read_kaggle
 from pairs import Split, split_by_name
 
@@ -31,8 +31,7 @@ def fetch(cfg: Config) -> Split:
     home = cfg.data.root / "competition"
     archive, fetched = download(slug, home)
     unpack(archive, home / slug, fetched)
-    sample = find_sample(home / slug)
-    images = find_test_images(home / slug, sample)
+    images, sample = find_test_images(home / slug)
     lay_out(images, cfg.data.test_dir)
     if sample:
         copy(sample, cfg.data.test_dir.parent / f"{sample_kind(sample)}_submission.csv")

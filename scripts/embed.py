@@ -23,6 +23,7 @@ from config import EMBEDDED, Config, load_config, load_run
 from dataset import ValidationSet, read_pairs
 from files import may_write, no_input, written_whole
 from images import list_images, read_rgb
+from infer import with_weights
 from machine import hardware
 from metrics import mse
 from predictor import Predictor, load_predictor
@@ -45,7 +46,7 @@ class Score:
 
 
 def embed(args) -> None:
-    run = load_run(args.config, args.overrides)
+    run = with_weights(load_run(args.config, args.overrides))
     no_input("--out", Path(args.out), [run.infer.weights])
     may_write(args.out)
     may_write(Path(args.out).with_suffix(".md"))

@@ -28,6 +28,7 @@ from config import ROOT, Config, load_config, official_weights
 from files import file_sha256, remove_folder, written_whole
 from images import read_rgb
 from predictor import to_square
+from proxies import proxy_fault
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
 OFFICIAL = {
@@ -95,7 +96,7 @@ def from_url(variant: str, url: str | None, path: Path) -> str:
                 shutil.copyfile(downloaded, part)
             return f"the authors' file from {url}, SHA-256 verified"
     except (DownloadError, RequestException) as error:
-        reason = brief(error)
+        reason = proxy_fault(str(error)) or brief(error)
     finally:
         remove_folder(scratch, lambda name: name.startswith(path.name))
     raise OperationError(f"{url}: {reason}")

@@ -8,11 +8,13 @@ HF_ENDPOINT names another hub, `hf auth login` or HF_TOKEN an account.
 import time
 from pathlib import Path
 
-from httpx2 import HTTPError, TimeoutException  # what huggingface_hub raises where it has no error of its own
+# What huggingface_hub raises where it has no error of its own.
+from httpx2 import HTTPError, InvalidURL, TimeoutException
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.utils import disable_progress_bars, logging
 
 from cli import OperationError, brief
+from proxies import proxy_fault
 
 FIRST_ANSWER = 10  # seconds to wait for the hub's first answer
 PAUSES = (1, 3)  # seconds before each further attempt
@@ -46,6 +48,11 @@ class Hub:
                     raise  # a full disk, say: only the system's own errors have a number
                 if pause is None or not may_pass(error):
                     raise self._explained(error) from None
+            except (ImportError, ValueError, InvalidURL) as error:  # what the client says of a proxy that it cannot use
+                fault = proxy_fault(str(error))
+                if fault is None:
+                    raise
+                raise OperationError(f"{self.repo}: Hugging Face cannot be reached: {fault}") from None
             time.sleep(pause)
 
     def _explained(self, error: Exception) -> OperationError:

@@ -16,6 +16,7 @@ from bundle import CODE_FILES, SCRIPT_LIMIT, dataset_files, kernel_files
 from cli import UserError
 from config import Config, load_config
 from files import may_empty, remove_folder, written_folder
+from infer import with_weights
 from kernel_lint import problems
 
 BUILD = Path("build")
@@ -23,6 +24,8 @@ BUILD = Path("build")
 
 def build(cfg: Config) -> None:
     """Fills build/kernel/ and build/dataset/ anew; says what a push would still refuse."""
+    if cfg.kernel.mode == "infer":
+        cfg = with_weights(cfg)
     dataset = dataset_files(cfg)
     kernel = kernel_files(cfg, dataset)
     may_empty(BUILD / "dataset", earlier_dataset)

@@ -15,6 +15,7 @@ from pathlib import Path
 import kaggle_client
 from cli import OperationError
 from kaggle_client import NO_CREDENTIALS, TROUBLE, explain, last_words, run_kaggle
+from proxies import proxy_fault
 
 PATIENCE = 120  # seconds without a sign of life that an upload may take; Kaggle works on it after the last byte
 FAILED = ("ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED")
@@ -97,7 +98,7 @@ def answer(what: str, code: int, out: str, err: str) -> str:
     """stdout of a call that ended well, else OperationError."""
     if code == 0:
         return out
-    if NO_CREDENTIALS.search(out + err) or TROUBLE.search(err):
+    if NO_CREDENTIALS.search(out + err) or TROUBLE.search(err) or proxy_fault(err or out):
         raise OperationError(f"{what}: {explain(out, err)}")
     if ABSENT.search(out + err):
         raise OperationError(f"{what}: Kaggle denies it: it does not exist, or the credentials are not its owner's; "

@@ -5,6 +5,7 @@ confirmed by what Kaggle then lists.
 """
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from bundle import TITLE_LINE
 from cli import OperationError, UserError
 from config import Config
 from files import written_folder
-from images import TEST_SHAPE, list_images, read_shapes
+from images import list_images, read_shapes
 from kernel_at_kaggle import Dataset
 from kernel_lint import problems
 from submission import read_rows, validate
@@ -157,19 +158,31 @@ def failed(kernel: str, status: str, build: Path) -> None:
 
 
 def check(cfg: Config, build: Path) -> int:
-    """Holds the fetched submission against the test images where they are here, else against itself -> rows."""
+    """Checks the fetched submission, against the test images where those of the run are here -> rows.
+
+    The run itself has checked it against the images on Kaggle, whose names and sizes may be others than those here.
+    """
     path = build / "output/submission.csv"
     try:
-        if cfg.infer.images.is_dir():
-            shapes = read_shapes(list_images(cfg.infer.images)[0])
-            rows = validate(path, list(shapes), shapes)
-        else:
-            rows = validate(path, [name for _, name, _ in read_rows(path)], TEST_SHAPE)
+        own = [name for _, name, _ in read_rows(path)]
+        shapes = local_shapes(cfg, own)
+        if shapes is None:
+            print(f"note    {cfg.infer.images} does not hold the run's test images: sizes are not compared")
+        rows = validate(path, own if shapes is None else list(shapes), shapes)
     except UserError as error:
         raise OperationError(f"the run left no valid submission: {error}") from None
     if rows == 0:
         raise OperationError(f"the run left no valid submission: {path} has no row")
     return rows
+
+
+def local_shapes(cfg: Config, names: Sequence[str]) -> dict[str, tuple[int, int]] | None:
+    """(H,W) by name of the test images here; None where they are not those of the run."""
+    try:
+        paths, _ = list_images(cfg.infer.images)
+        return read_shapes(paths) if {path.stem for path in paths} == set(names) else None
+    except UserError:  # there is no such folder, it is empty, or an image in it cannot be read
+        return None
 
 
 def names(build: Path) -> tuple[str, str]:

@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 import cli
 import metrics
-from config import Config, load_run, select_metric
+from config import Config, select_metric
 from dataset import ValidationSet, read_pair, read_pairs
 from device import pick_device
 from files import may_write, remove, written_whole
 from folding import MatteNet
+from infer import run_with_weights
 from machine import hardware
 from openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
 from predictor import Predictor, TorchPredictor, load_model, load_network, to_square
@@ -125,7 +126,7 @@ def keep_or_drop(cfg: Config, ranges: Ranges, change: float) -> None:
 
 def main() -> None:
     args = cli.parse(__doc__)
-    compare(load_run(args.config, args.overrides))
+    compare(run_with_weights(args.config, args.overrides))
 
 
 if __name__ == "__main__":

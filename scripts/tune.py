@@ -25,9 +25,10 @@ from tqdm import tqdm
 import checkpoint
 import cli
 import metrics
-from config import Config, load_run, select_metric
+from config import Config, select_metric
 from dataset import ValidationSet, read_pairs
 from files import may_write, written_whole
+from infer import run_with_weights
 from postprocess import (
     NONE,
     ORIGINAL,
@@ -230,7 +231,7 @@ def save_intervals(path: Path, results: Sequence[Result], title: str) -> None:
 
 def main() -> None:
     args = cli.parse(__doc__)
-    tune(load_run(args.config, args.overrides))
+    tune(run_with_weights(args.config, args.overrides))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,12 @@ def load_run(path: str | Path, overrides=()) -> Config:
         raise UserError(f"{saved}: {error}") from None
 
 
+def nothing_trained(cfg: Config) -> bool:
+    """Whether infer.weights is the best.pth of a run that was never begun."""
+    best, run = cfg.infer.weights, cfg.train.out_dir
+    return best == run / "best.pth" and not best.exists() and not (run / "config.yaml").exists()
+
+
 def flat(values: dict, prefix: str = "") -> dict[str, object]:
     """Nested sections -> one level, keys joined by dots."""
     pairs = {}

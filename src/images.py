@@ -122,6 +122,15 @@ def read_shape(path: str | Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def is_readable(path: Path) -> bool:
+    """Whether it has the header of an image."""
+    try:
+        read_shape(path)
+    except UserError:
+        return False
+    return True
+
+
 def read_shapes(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
     """{name without extension: (H,W)}: what a submission for these images is held against."""
     return {path.stem: read_shape(path) for path in paths}

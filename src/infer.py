@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from tqdm import tqdm
 import cli
 import distributed
 from cli import OperationError, UserError
-from config import EMBEDDED, Config, load_config, sample_submission
+from config import EMBEDDED, Config, load_config, load_run, nothing_trained, sample_submission
 from distributed import ALONE, World
 from files import may_write, no_input, same_place, written_whole
 from foreground import estimate_foreground
@@ -27,7 +27,7 @@ from images import is_text, list_images, read_rgb
 from ours import signed
 from postprocess import NONE, Setting, apply, load_tuned
 from predictor import Predictor, Raw, load_predictor
-from submission import SubmissionWriter, encode_alpha, is_submission, read_rows, shared_out, to_levels
+from submission import SubmissionWriter, encode_alpha, in_sample_order, is_submission, shared_out, to_levels
 
 
 class Prepared(NamedTuple):
@@ -94,12 +94,24 @@ def spare(cfg: Config, paths: list[Path]) -> None:
 
 
 def with_weights(cfg: Config) -> Config:
-    """Before a first training there is no best.pth: the weights that come with the code stand in, and it is said."""
+    """Where nothing was trained yet, the bundled weights take the place of best.pth, and it is said.
+
+    UserError where a training has not finished its first epoch.
+    """
     run = cfg.train.out_dir
-    if run.exists() or cfg.infer.weights != run / "best.pth":
-        return cfg
-    print(f"{run}: nothing was trained there yet; with the weights that come with the code (infer.weights=embedded)")
-    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": EMBEDDED})})
+    if nothing_trained(cfg):
+        print(f"{run}: no trained model there yet; using the bundled weights (infer.weights=embedded)", flush=True)
+        return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": EMBEDDED})})
+    if cfg.infer.weights == run / "best.pth" and not (cfg.infer.weights.exists() or (run / "metrics.csv").exists()):
+        raise UserError(f"{cfg.infer.weights}: not there yet, the training in {run} has not finished its first epoch; "
+                        "wait for it, or set infer.weights to other weights (embedded: the bundled ones)")
+    return cfg
+
+
+def run_with_weights(path: str | Path, overrides: Sequence[str]) -> Config:
+    """The config of the run in train.out_dir; where nothing was trained yet, the given one with the bundled weights."""
+    cfg = load_config(path, overrides)
+    return with_weights(load_run(path, overrides) if (cfg.train.out_dir / "config.yaml").exists() else cfg)
 
 
 def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: Setting) -> Iterator[tuple[str, str]]:
@@ -163,14 +175,7 @@ def ordered_images(cfg: Config) -> list[Path]:
         twice = next(path for path in paths if by_name[path.stem] is not path)
         raise UserError(f"{twice}: another image is named {twice.stem} too; a submission holds each name once")
     sample = sample_submission(cfg)
-    if sample is None:
-        return paths
-    names = [name for _, name, _ in read_rows(sample)]
-    if set(names) != set(by_name) or len(names) != len(by_name):
-        odd = sorted(set(names) ^ set(by_name))
-        raise UserError(f"{sample}: its names are not those of {cfg.infer.images} ({', '.join(odd[:3]) or 'doubled'}); "
-                        "set data.sample_submission to the right file")
-    return [by_name[name] for name in names]
+    return in_sample_order(paths, sample) if sample else paths
 
 
 def batched(items: Iterable, size: int, total: int) -> Iterator[list]:

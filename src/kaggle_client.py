@@ -3,8 +3,11 @@
     from kaggle_client import read_kaggle
     read_kaggle("competitions", "files", "titanic", "--csv")   # -> what the client prints
 
-Credentials are the client's own affair: KAGGLE_API_TOKEN, ~/.kaggle/access_token or ~/.kaggle/kaggle.json.
+Credentials are the client's own affair: KAGGLE_API_TOKEN, ~/.kaggle/access_token or ~/.kaggle/kaggle.json. What it
+would silently ignore or break on, a file in UTF-16 or JSON that is none, is a UserError here.
 """
+import codecs
+import json
 import os
 import re
 import subprocess
@@ -12,8 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from cli import OperationError, brief
+from cli import OperationError, UserError, brief
+from proxies import proxy_fault
 
 PATIENCE = 20  # seconds without a sign of life after which the client is stopped; it knows no limit of its own
 TRIES, PAUSE = 2, 2  # a call that only reads is made again after PAUSE seconds where that may help
@@ -49,6 +54,7 @@ def run_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None,
     prints, which `heard(stderr so far)` can show. The client is stopped after `patience` seconds without one (None:
     PATIENCE). `program` is Python run in place of the client's own commands, for what only its library can say.
     """
+    check_credentials()
     # VERBOSE makes the client print the Authorization header.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VERBOSE")}
     command = [sys.executable, *(["-c", program] if program else ["-m", "kaggle", "-W"]), *arguments]
@@ -72,6 +78,58 @@ def run_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None,
     return SILENT, "", f"the connection stalled for {silence}" if last != first else f"no answer within {silence}"
 
 
+def config_dir() -> Path:
+    """Where the client looks for kaggle.json."""
+    home = Path.home() / ".kaggle"
+    if os.environ.get("KAGGLE_CONFIG_DIR"):
+        return Path(os.environ["KAGGLE_CONFIG_DIR"])
+    if home.exists() or not sys.platform.startswith("linux"):
+        return home
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
+
+
+def check_credentials() -> None:
+    """UserError where the file that the client takes its credentials from cannot be read as it reads it."""
+    home, token = Path.home() / ".kaggle", os.environ.get("KAGGLE_API_TOKEN")
+    tokens = [Path(token)] if token else [home / "access_token", home / "access_token.txt"]
+    given = {key for key in ("username", "key") if os.environ.get(f"KAGGLE_{key.upper()}")}
+    for path in tokens:
+        if len(str(path)) < 1000 and path.is_file() and plain_text(path).strip():
+            return
+    path = config_dir() / "kaggle.json"
+    if token or len(given) == 2 or not path.is_file():
+        return
+    remedy = "create a new one at https://www.kaggle.com/settings/api, or set KAGGLE_API_TOKEN"
+    try:
+        keys = set(json.loads(plain_text(path)))
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: is not the JSON that Kaggle gives out; {remedy}") from None
+    missing = sorted({"username", "key"} - keys - given)
+    if missing and not (home / "credentials.json").exists():
+        raise UserError(f"{path}: has no {' and no '.join(missing)}; {remedy}")
+
+
+def plain_text(path: Path) -> str:
+    """A credentials file's text. UserError where it is not the UTF-8 that the client reads."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    kind = None
+    if b"\0" in data:
+        kind = "is UTF-16 text"  # as PowerShell's > and Out-File write it
+    elif data.startswith(codecs.BOM_UTF8):
+        kind = "begins with a byte order mark"
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        kind = kind or "is not UTF-8 text"
+    if kind:
+        raise UserError(f"{path}: {kind}, which the Kaggle client cannot read; save it as UTF-8 without a byte order "
+                        "mark (PowerShell: Set-Content -Encoding ascii)")
+    return text
+
+
 def _text(file) -> str:
     # pread leaves the position alone, which the client shares as it writes.
     text = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
@@ -83,6 +141,8 @@ def explain(out: str, err: str) -> str:
     if NO_CREDENTIALS.search(out + err):
         return ("Kaggle knows no valid credentials: create a token at https://www.kaggle.com/settings/api and set "
                 "KAGGLE_API_TOKEN to it, or save it as ~/.kaggle/access_token")
+    if fault := proxy_fault(err or out):
+        return f"Kaggle cannot be reached: {fault}"
     words = last_words(out, err)
     if TROUBLE.search(err):
         return f"Kaggle cannot be reached or is in trouble; check the network and try again ({words})"

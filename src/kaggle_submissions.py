@@ -91,7 +91,8 @@ def send(competition: str, what: Sequence[str], message: str, known: Iterable[st
         taken = code == 0 and NOT_SENT not in out
         passing = not taken and (code == 0 or TROUBLE.search(err))
         if passing:
-            print(f"that failed ({last_words(out, err)}); in {pause} s a look whether it arrived even so", flush=True)
+            print(f"upload failed ({last_words(out, err)}); checking in {pause} s whether Kaggle received it anyway",
+                  flush=True)
             time.sleep(pause)
         # Also after a failure, and after the back-off: Kaggle may have registered it before it failed.
         new = _look(competition, message, known, LOOKS if taken else 1)

@@ -20,6 +20,7 @@ from config import DEFAULTS, Config, dump_config, flat, load_config, load_run, s
 from dataset import ValidationSet, read_pairs
 from files import may_write, written_whole
 from images import list_images, read_rgb, resize_longer_side
+from infer import with_weights
 from pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from predictor import Predictor, load_predictor
 from submission import baselines, matched_alphas
@@ -176,7 +177,7 @@ def number(value: float) -> str:
 
 def main() -> None:
     args = cli.parse(__doc__)
-    report(load_run(args.config, args.overrides))
+    report(with_weights(load_run(args.config, args.overrides)))
 
 
 if __name__ == "__main__":

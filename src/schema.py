@@ -1,8 +1,18 @@
 """The types and ranges of config.yaml's keys; their values and meanings stand there alone."""
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 
 from redact import without_secrets
 
@@ -14,6 +24,9 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Sigma = Annotated[float, Field(ge=0.1, le=512)]
 Side = Annotated[int, Field(ge=32, le=16384)]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+KernelSlug = Annotated[str, Field(pattern=r"^\w[\w-]*/[a-z0-9][a-z0-9-]*$")]
+UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -157,10 +170,21 @@ class Train(Section):
     samples: Annotated[int, Field(ge=0, le=64)]
 
 
+def _named_by(page: str) -> BeforeValidator:
+    """What the pasted address of a Kaggle page names: the group in `page`, which follows the host. Others stay."""
+    address = re.compile(rf"\s*(?:https?://)?(?:www\.)?kaggle\.com/{page}(?:[/?#\s]|$)", re.IGNORECASE)
+
+    def name(value):
+        found = address.match(value) if isinstance(value, str) else None
+        return found[1] if found else value
+
+    return BeforeValidator(name)
+
+
 class Kaggle(Section):
-    competition: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
-    dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None
-    kernel: Annotated[str, Field(pattern=r"^\w[\w-]*/[a-z0-9][a-z0-9-]*$")] | None
+    competition: Annotated[Slug, _named_by(r"(?:competitions|c)/([\w-]+)")] | None
+    dataset: Annotated[Slug, _named_by(r"(?:datasets/)?[\w-]+/([\w-]+)")] | None
+    kernel: Annotated[KernelSlug, _named_by(r"(?:code/|kernels/)?([\w-]+/[\w-]+)")] | None
     message: Annotated[str, Field(min_length=1, max_length=500)] | None
     wait: NonNegative
 
@@ -168,7 +192,7 @@ class Kaggle(Section):
 class Kernel(Section):
     mode: Literal["infer", "train"]
     format: Literal["script", "notebook"]
-    owner: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")] | None
+    owner: Annotated[UserName, _named_by(r"(?:code/|datasets/)?([\w-]+)")] | None
     title: str
     max_hours: Annotated[float, Field(gt=0, le=12)]
     versions: Literal["kaggle"] | None

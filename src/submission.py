@@ -11,7 +11,8 @@ import io
 import itertools
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from PIL import Image
 
 from cli import OperationError, UserError
 from files import remove, written_whole
-from images import MOST_PIXELS, natural_key
+from images import MOST_PIXELS, is_readable, natural_key
 
 if TYPE_CHECKING:  # it brings torch, for which the other commands need not wait
     from distributed import World
@@ -139,18 +140,43 @@ def merge(parts: Sequence[Path], path: Path, block: int) -> None:
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[int, str, str]]:
-    """(line number, filename, image_utf) of each row; both as text."""
+    """(line number, filename, image_utf) of each row of a submission; both as text."""
+    rows = _table(path)
+    _, header = next(rows, (0, []))
+    if header != HEADER:
+        raise UserError(f"{path}: the first line must be {','.join(HEADER)}")
+    for line, row in rows:
+        if len(row) != len(HEADER):
+            raise UserError(f"{path} line {line}: {len(row)} columns instead of {len(HEADER)}")
+        yield line, *row
+
+
+def read_hosted(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    """read_rows of a sample submission or a solution, as a competition's host may have written it.
+
+    The names are in the column `filename`, else in the first one; without a column `image_utf` its text is empty.
+    Further columns, such as Kaggle's `Usage`, are ignored. Columns may be separated by semicolons or tabs.
+    """
+    rows = _table(path, ",;\t")
+    header = [column.strip().lower() for column in next(rows, (0, []))[1]]
+    if not header:
+        raise UserError(f"{path}: is empty; its first line must name the columns, {','.join(HEADER)}")
+    name = header.index("filename") if "filename" in header else 0
+    text = header.index("image_utf") if "image_utf" in header else len(header)
+    for line, row in rows:
+        if any(row):  # spreadsheets leave lines of separators
+            yield line, *(row[place].strip() if place < len(row) else "" for place in (name, text))
+
+
+def _table(path: str | Path, separators: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """(line number, columns) of each line that is not blank; the first of `separators` in the first line counts."""
     csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is less than one 1024² alpha
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader, None)
-            if header != HEADER:
-                raise UserError(f"{path}: the first line must be {','.join(HEADER)}")
-            for row in reader:
-                if len(row) != len(HEADER):
-                    raise UserError(f"{path} line {reader.line_num}: {len(row)} columns instead of {len(HEADER)}")
-                yield reader.line_num, *row
+            first = file.readline()
+            separator = next((each for each in separators if each in first), ",")
+            reader = csv.reader(itertools.chain([first], file), delimiter=separator)
+            yield from ((reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip())
     except FileNotFoundError:
         raise UserError(f"{path}: no such CSV; `make infer` writes submission.csv, `make data` solution.csv "
                         "where the true alphas are known") from None
@@ -158,14 +184,64 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, str, str]]:
         raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
 
 
-def read_alphas(path: str | Path) -> Iterator[tuple[int, str, np.ndarray]]:
-    """(line number, filename, alpha (H,W) uint8) of each row. UserError names the row that cannot be decoded."""
-    for line, name, text in read_rows(path):
+def as_stems(names: Sequence[str], stems: Collection[str]) -> list[str]:
+    """`names` as `stems` spells them: without folder and extension, where only that makes the two sets agree."""
+    bare = [bare_name(name) for name in names]
+    if len(set(bare)) == len(names) and set(bare) == set(stems) != set(names):
+        return bare
+    return list(names)
+
+
+def bare_name(name: str) -> str:
+    """`test/001.png`, also as Windows writes it -> `001`."""
+    return Path(name.replace("\\", "/")).stem
+
+
+def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
+    """The test images in the order of the sample submission. UserError where the two differ.
+
+    An image that it does not name and that cannot be read is none.
+    """
+    listed = [name for _, name, _ in read_hosted(sample)]
+    known = {*listed, *map(bare_name, listed)}
+    by_name = {path.stem: path for path in paths if path.stem in known or is_readable(path)}
+    for path in (path for path in paths if path.stem not in by_name):
+        print(f"note: {path} is not in {sample} and cannot be read as an image: left out")
+    names = as_stems(listed, by_name)
+    if set(names) != set(by_name) or len(names) != len(by_name):
+        raise UserError(f"{sample}: its names are not those of {paths[0].parent} ({_difference(names, by_name)}); set "
+                        "data.sample_submission or infer.images to the right one")
+    if names != listed:
+        print(f"note: {sample} lists {listed[0]}, the submission names it {names[0]}: names carry no extension")
+    return [by_name[name] for name in names]
+
+
+def _difference(names: Sequence[str], stems: Collection[str]) -> str:
+    """What is wrong with the names of a sample submission, in a few words."""
+    parts = []
+    for missing, what in ((set(names) - set(stems), "listed, but no image"), (set(stems) - set(names), "not listed")):
+        if missing:
+            first = sorted(missing, key=natural_key)[:3]
+            more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
+            parts.append(f"{', '.join(first)}{more}: {what}")
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    return "; ".join(parts) or f"{twice} is listed twice"
+
+
+def read_alphas(path: str | Path, rows: Callable = read_rows) -> Iterator[tuple[int, str, np.ndarray]]:
+    """(line number, filename, alpha (H,W) uint8) of each row. UserError names the row that cannot be decoded.
+
+    rows: read_rows, or read_hosted for a solution.
+    """
+    for line, name, text in rows(path):
         yield line, name, _decode(text, f"{path} line {line} ({name})")
 
 
-def validate(path: str | Path, names: Sequence[str], size: tuple[int, int] | Mapping[str, tuple[int, int]]) -> int:
-    """Holds a submission against the test set's names and sizes (H,W), one for all or by name -> number of rows.
+def validate(path: str | Path, names: Sequence[str],
+             size: tuple[int, int] | Mapping[str, tuple[int, int]] | None) -> int:
+    """Checks a submission against the test set's names and sizes (H,W), one for all or by name -> number of rows.
+
+    size None: the sizes are not known.
 
     UserError names the first row that is wrong.
     """
@@ -175,7 +251,7 @@ def validate(path: str | Path, names: Sequence[str], size: tuple[int, int] | Map
             raise UserError(f"{path} line {line}: {name} is there twice")
         if name not in expected:
             raise UserError(f"{path} line {line}: {name} is not a test image; names carry no extension")
-        shape = size[name] if isinstance(size, Mapping) else size
+        shape = size[name] if isinstance(size, Mapping) else size or alpha.shape
         if alpha.shape != tuple(shape):
             raise UserError(f"{path} line {line} ({name}): is {alpha.shape[1]}×{alpha.shape[0]} instead of "
                             f"{shape[1]}×{shape[0]}")
@@ -197,7 +273,7 @@ def score(path: str | Path, solution_path: str | Path) -> float:
 def baselines(solution_path: str | Path) -> dict[str, float]:
     """MSE on [0,1] of the two predictions that need no model: `zero` everywhere and the best `constant`."""
     moments = np.array([(np.mean(true, dtype=np.float64), np.mean(np.square(true, dtype=np.float64)))
-                        for _, _, true in read_alphas(solution_path)])
+                        for _, _, true in read_alphas(solution_path, read_hosted)])
     mean, square = moments.mean(0) / (255, 255**2)
     return {"zero": float(square), "constant": float(square - mean**2)}
 
@@ -206,7 +282,7 @@ def matched_alphas(path: str | Path, solution_path: str | Path) -> Iterator[tupl
     """(filename, pred, true) uint8 (H,W) of each image; holds only the rows that still lack their partner."""
     files = (path, solution_path)
     waiting = ({}, {})
-    for rows in itertools.zip_longest(*map(read_rows, files)):
+    for rows in itertools.zip_longest(read_rows(path), _solution_rows(solution_path, path)):
         for side, row in enumerate(rows):
             if row is None:
                 continue
@@ -225,7 +301,17 @@ def matched_alphas(path: str | Path, solution_path: str | Path) -> Iterator[tupl
             raise UserError(f"{files[1 - side]}: has no row {next(iter(waiting[side]))}, which {files[side]} has")
 
 
+def _solution_rows(solution_path: str | Path, path: str | Path) -> Iterator[tuple[int, str, str]]:
+    """The solution's rows, their names spelt as the submission's."""
+    listed = [name for _, name, _ in read_hosted(solution_path)]
+    own = {name for _, name, _ in read_rows(path)} if any(Path(name).suffix for name in listed) else listed
+    for (line, _, text), name in zip(read_hosted(solution_path), as_stems(listed, own), strict=True):
+        yield line, name, text
+
+
 def _decode(text: str, where: str) -> np.ndarray:
+    if not text:
+        raise UserError(f"{where}: has no image_utf")
     try:
         return decode_alpha(text)
     except UserError as error:

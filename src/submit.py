@@ -15,11 +15,11 @@ from pathlib import Path
 import cli
 import leaderboard
 from cli import OperationError, Stopped, UserError
-from config import Config, load_config, sample_submission
+from config import EMBEDDED, Config, load_config, nothing_trained, sample_submission
 from images import TEST_SHAPE, list_images, read_shapes
 from kaggle_client import read_kaggle
 from kaggle_submissions import Submission, await_end, error_description, list_submissions, page, remaining_today, send
-from submission import baselines, read_rows, score, validate
+from submission import as_stems, baselines, in_sample_order, read_hosted, read_rows, score, validate
 
 # The client's commands do not tell a kernel's version; its library does.
 KERNEL_VERSION = """
@@ -49,7 +49,7 @@ def run_score(cfg: Config) -> None:
 def run_upload(cfg: Config) -> None:
     competition = slug(cfg)
     sending = None if cfg.kaggle.kernel else file_to_send(cfg)
-    run = run_numbers(cfg.infer.weights)
+    run = run_numbers(EMBEDDED if nothing_trained(cfg) else cfg.infer.weights)
     message = cfg.kaggle.message or describe(run)
     before = list_submissions(competition)  # also shows, before anything is sent, that credentials and slug are right
     leaderboard.update(before)
@@ -96,26 +96,24 @@ def slug(cfg: Config) -> str:
 
 
 def validated(cfg: Config) -> int:
-    """Number of rows of cfg.infer.submission, after holding it against the test folder and the sample submission."""
+    """Number of rows of cfg.infer.submission, after checking it against the test folder and the sample submission."""
     sample, folder = sample_submission(cfg), cfg.infer.images
-    names = [name for _, name, _ in read_rows(sample)] if sample else None
-    if names is not None and not folder.is_dir():  # the images are not here to be measured
+    if sample and not folder.is_dir():  # the images are not here to be measured
+        own = [name for _, name, _ in read_rows(cfg.infer.submission)]
+        names = as_stems([name for _, name, _ in read_hosted(sample)], own)
         return validate(cfg.infer.submission, names, TEST_SHAPE)
-    shapes = read_shapes(list_images(folder)[0])
-    if names is not None and set(names) != set(shapes):
-        odd = min(set(names) ^ set(shapes))
-        raise UserError(f"{sample}: its names are not those of {folder} ({odd}); set data.sample_submission or "
-                        "infer.images to the right one")
+    paths = list_images(folder)[0]
+    shapes = read_shapes(in_sample_order(paths, sample) if sample else paths)
     return validate(cfg.infer.submission, list(shapes), shapes)
 
 
 def run_numbers(weights: Path) -> dict[str, str]:
-    """run, epoch, val_mse and val_mse_dense of these weights, as far as their file says."""
+    """run, epoch, val_mse and val_mse_dense of these weights, where their file says so."""
     import checkpoint  # here, since the other actions need not wait seconds for torch
 
     metrics = checkpoint.load(weights).get("metrics", {}) if weights.exists() else {}
     known = {name: f"{metrics[name]:.6g}" for name in ("epoch", "val_mse", "val_mse_dense") if name in metrics}
-    return {"run": weights.parent.resolve().name, **known}
+    return {"run": "embedded" if weights == EMBEDDED else weights.parent.resolve().name, **known}
 
 
 def describe(run: dict[str, str]) -> str:
@@ -166,7 +164,7 @@ def follow(cfg: Config, competition: str, submission: Submission) -> None:
         raise OperationError(f"Kaggle could not score submission {end.reference}: {why}")
     if end.status == "pending":
         print(f"the score of {end.reference} is still pending after {cfg.kaggle.wait:g} minutes; "
-              f"`python src/submit.py wait` waits on, {page(competition)} shows it too")
+              f"run `python src/submit.py wait` to keep waiting, or see {page(competition)}")
     else:
         print(f"public score of {end.reference}: {'hidden' if end.public_score is None else end.public_score}")
 

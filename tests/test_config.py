@@ -128,3 +128,23 @@ def test_the_saved_config_reads_back_the_same(tmp_path):
 def test_the_command_line_ends_with_2_and_one_line(argument, words, monkeypatch, capsys):
     code, _, err = call(train_main, [argument], monkeypatch, capsys)
     assert code == 2 and words in err.splitlines()[-1] and err.count("error:") == 1
+
+
+@pytest.mark.parametrize("setting, value", [
+    ("kaggle.competition=https://www.kaggle.com/competitions/dense-matting/overview?x=1", "dense-matting"),
+    ("kaggle.competition=www.kaggle.com/c/dense-matting/", "dense-matting"),
+    ("kaggle.competition=https://kaggle.com/competitions/dense-matting", "dense-matting"),
+    ("kaggle.competition=dense-matting", "dense-matting"),
+    ("kaggle.kernel=https://www.kaggle.com/code/Me/dense-matting/edit", "Me/dense-matting"),
+    ("kaggle.kernel=https://www.kaggle.com/Me/dense-matting?scriptVersionId=7", "Me/dense-matting"),
+    ("kaggle.dataset=https://www.kaggle.com/datasets/me/my-weights", "my-weights"),
+    ("kernel.owner=https://www.kaggle.com/Me", "Me")])
+def test_the_address_of_a_kaggle_page_stands_for_what_it_names(setting, value):
+    section, key = setting.partition("=")[0].split(".")
+    assert getattr(getattr(load_config(DEFAULTS, [setting]), section), key) == value
+
+
+@pytest.mark.parametrize("text", ["https://www.kaggle.com/competitions", "https://example.org/c/dense-matting"])
+def test_the_address_of_another_page_does_not(text):
+    with pytest.raises(UserError, match=r"kaggle\.competition="):
+        load_config(DEFAULTS, [f"kaggle.competition={text}"])

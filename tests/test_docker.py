@@ -22,7 +22,10 @@ RECORDER = '#!/bin/sh\nif [ "$1" = info ]; then printf "%s" "$INFO"; else printf
 def fake(tmp_path, monkeypatch):
     """A checkout of Makefile and docker/ in which `docker` and `make` could be recorders: fake(name) makes one so."""
     shutil.copytree(ROOT / "docker", tmp_path / "app/docker")
-    shutil.copy(ROOT / "Makefile", tmp_path / "app")
+    for name in ("Makefile", "config.yaml"):
+        shutil.copy(ROOT / name, tmp_path / "app")
+    for name in ("KAGGLE_CONFIG_DIR", "KAGGLE_API_TOKEN", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
     (tmp_path / "bin").mkdir()
     (tmp_path / "home/.kaggle").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "app")
@@ -58,7 +61,8 @@ def test_a_target_runs_on_the_callers_folders_as_the_caller(fake, docker):
     words, _ = fake(docker, "make", "docker-infer", f"DOCKER={docker}", "IMAGE=mine",
                     "ARGS=infer.size=512 augment.scale=[0.5,1.0]")
     folders = ("data", "weights", "outputs")
-    assert {f"{Path.cwd()}/{name}:/app/{name}" for name in folders} == set(following(words, "-v"))
+    assert {f"{Path.cwd()}/{name}:/app/{name}" for name in folders} | {
+        f"{Path.cwd()}/config.yaml:/app/config.yaml:ro"} == set(following(words, "-v"))
     assert all(Path(name).is_dir() for name in folders)
     assert following(words, "--user") == [f"{os.getuid()}:{os.getgid()}"]
     made = words[words.index("mine") + 1:]
@@ -66,12 +70,33 @@ def test_a_target_runs_on_the_callers_folders_as_the_caller(fake, docker):
 
 
 @pytest.mark.parametrize("target", ["data", "submit", "train", "infer", "demo", "test", "weights"])
-def test_kaggles_credentials_are_mounted_read_only_for_what_talks_to_kaggle(fake, target):
+def test_kaggles_credentials_are_mounted_writable_for_what_talks_to_kaggle(fake, target):
     words, _ = fake("docker", "make", f"docker-{target}")
     shown = [mount for mount in following(words, "-v") if ".kaggle" in mount]
     needed = target in ("data", "submit")
-    assert shown == ([f"{os.environ['HOME']}/.kaggle:/tmp/.kaggle:ro"] if needed else [])
-    assert ("KAGGLE_KEY" in words) == needed
+    assert shown == ([f"{os.environ['HOME']}/.kaggle:/tmp/.kaggle"] if needed else [])  # the client renews tokens there
+    assert ("KAGGLE_KEY" in words) == ("KAGGLE_API_TOKEN" in words) == needed
+
+
+def test_kaggles_credentials_are_found_wherever_the_client_looks(fake, monkeypatch, tmp_path):
+    (tmp_path / "home/.kaggle").rmdir()
+    (tmp_path / "home/.config/kaggle").mkdir(parents=True)
+    words, _ = fake("docker", "make", "docker-submit")
+    assert [mount for mount in following(words, "-v") if "/tmp/" in mount.split(":")[1]] == [
+        f"{tmp_path}/home/.config/kaggle:/tmp/.config/kaggle"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "token").write_text("secret")
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("KAGGLE_API_TOKEN", str(tmp_path / "token"))
+    words, _ = fake("docker", "make", "docker-data")
+    assert {f"{tmp_path}/elsewhere:/tmp/kaggle", f"{tmp_path}/token:/tmp/kaggle-token:ro"} <= set(
+        following(words, "-v"))
+    assert {"KAGGLE_CONFIG_DIR=/tmp/kaggle", "KAGGLE_API_TOKEN=/tmp/kaggle-token"} <= set(following(words, "-e"))
+
+
+def test_the_images_own_tests_see_its_own_config(fake):
+    words, _ = fake("docker", "make", "docker-test")
+    assert not [mount for mount in following(words, "-v") if "config.yaml" in mount]
 
 
 def test_arguments_of_the_build_are_passed_on_where_given(fake):

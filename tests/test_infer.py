@@ -10,9 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import checkpoint
+import kernel
+import submit
+from cli import UserError
+from config import DEFAULTS, EMBEDDED, dump_config, load_config
 from conftest import call, one_error_line, scene, script
 from images import read_rgb
-from infer import in_order
+from infer import in_order, run_with_weights, with_weights
 from infer import main as infer_main
 from predictor import TorchPredictor, from_square, to_square
 from submission import decode_alpha, read_rows
@@ -176,3 +181,33 @@ def test_a_full_disk_ends_with_1_and_one_line_and_leaves_nothing(run_dir, images
                     f"infer.submission={tmp_path}/s.csv", preexec_fn=limit)
     assert "s.csv: cannot be written" in one_error_line(result, 1)
     assert not any(tmp_path.iterdir())
+
+
+def test_bundled_weights_stand_in_as_long_as_nothing_was_trained(tmp_path, capsys):
+    run = tmp_path / "run"
+    options = [f"train.out_dir={run}"]
+    assert with_weights(load_config(DEFAULTS, options)).infer.weights == EMBEDDED
+    assert f"{run}: no trained model there yet; using the bundled weights" in capsys.readouterr().out
+    run.mkdir()
+    (run / "submission.csv").touch()  # as the first `make infer` leaves it
+    assert run_with_weights(DEFAULTS, options).infer.weights == EMBEDDED
+    other = load_config(DEFAULTS, [*options, f"infer.weights={tmp_path}/other.pth"])
+    assert with_weights(other) is other
+
+    (run / "config.yaml").write_text(dump_config(load_config(DEFAULTS, options)))  # a training has begun
+    for load in (lambda: with_weights(load_config(DEFAULTS, options)), lambda: run_with_weights(DEFAULTS, options)):
+        with pytest.raises(UserError, match=r"best\.pth: not there yet, .* its first epoch; wait for it"):
+            load()
+    (run / "best.pth").touch()
+    assert run_with_weights(DEFAULTS, options).infer.weights == run / "best.pth"
+
+
+def test_a_kernel_of_a_fresh_clone_has_the_bundled_weights(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    options = [f"--config={DEFAULTS}", "kaggle.competition=matting"]
+    code, out, err = call(kernel.main, ["build", *options], monkeypatch, capsys)
+    assert code == 0 and "using the bundled weights" in out, err
+    kept = checkpoint.load(tmp_path / "build/dataset/weights.pth")["model_state"]
+    bundled = checkpoint.load(EMBEDDED)["model_state"]
+    assert all(torch.equal(kept[name].float(), bundled[name].float()) for name in bundled)
+    assert submit.run_numbers(EMBEDDED)["run"] == "embedded"

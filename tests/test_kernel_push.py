@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
+import bundle
 import checkpoint
 import kaggle_client
 import kernel
@@ -13,6 +14,7 @@ import kernel_push
 from cli import OperationError
 from config import load_config
 from conftest import ROOT, call
+from kernel_lint import kernel_problems
 from loopback import isolate
 from loopback_kernels import KernelServer
 from submission import SubmissionWriter
@@ -143,12 +145,33 @@ def test_the_result_of_another_version_is_not_taken_for_this_one(user, server):
 
 @pytest.mark.parametrize("body, words", [
     (b"filename,image_utf\n1,AAAA\n", "line 2 (1): is not a PNG"), (b"<html>error</html>", "the first line must be"),
-    (None, "no such CSV"), (b"filename,image_utf\n", "3 of 3 test images are missing")])
+    (None, "no such CSV"), (b"filename,image_utf\n", "has no row")])
 def test_a_run_without_a_valid_submission_is_no_success(user, body, words):
     (kernel.BUILD / "output").mkdir()
     if body:
         (kernel.BUILD / "output/submission.csv").write_bytes(body)
     failing(words, kernel_push.check, CFG, kernel.BUILD)
+
+
+@pytest.mark.parametrize("local", ["other.png", None], ids=["another test set", "none"])
+def test_a_good_run_counts_whatever_test_set_is_here(user, tmp_path, capsys, local):
+    (kernel.BUILD / "output").mkdir()
+    (kernel.BUILD / "output/submission.csv").write_bytes((tmp_path / "submission.csv").read_bytes())
+    assert kernel_push.check(CFG, kernel.BUILD) == 3
+    assert "not compared" not in capsys.readouterr().out
+    for name in NAMES:
+        (tmp_path / f"images/{name}.png").unlink()
+    if local:
+        cv2.imwrite(f"images/{local}", np.zeros((8, 8, 3), np.uint8))
+    assert kernel_push.check(CFG, kernel.BUILD) == 3
+    assert "images does not hold the run's test images" in capsys.readouterr().out
+
+
+def test_slugs_are_those_of_kaggles_client(monkeypatch):
+    cfg = load_config(ROOT / "config.yaml", ["kernel.title=Prüfung der Straße", "kernel.owner=me"])
+    metadata = bundle.kernel_metadata(cfg)
+    assert metadata["id"] == "me/prufung-der-strasse"
+    assert not [line for line in kernel_problems(metadata, kernel.BUILD / "kernel") if "slug" in line]
 
 
 @pytest.mark.parametrize("path, fault, words, call", [

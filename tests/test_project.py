@@ -2,6 +2,8 @@
 import ast
 import re
 import subprocess
+import sys
+from importlib.metadata import packages_distributions
 
 import pytest
 
@@ -73,3 +75,30 @@ def test_nothing_in_src_imports_a_script():
         if path.is_relative_to(ROOT / "src"):
             for needed in imported(path):
                 assert MODULES[needed].is_relative_to(ROOT / "src"), f"{name} imports {needed}"
+
+
+def test_every_package_that_is_imported_is_pinned():
+    files = [path for folder in ("src", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]
+    # By their lines rather than their syntax: programs for other processes are strings. Words of prose are no packages.
+    imported = {name for path in files for name in re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.M)}
+    own = {path.stem for path in files} | {path.parent.name for path in files}
+    known = packages_distributions()
+    pinned = {re.sub(r"[-_.]+", "-", name).lower()
+              for file in ("requirements.txt", "requirements-dev.txt", "tests/fuzz/requirements.txt")
+              for name in re.findall(r"^([\w.-]+)==", (ROOT / file).read_text(), re.M)}
+    needed = {name: {re.sub(r"[-_.]+", "-", each).lower() for each in known[name]}
+              for name in (imported & known.keys()) - own - sys.stdlib_module_names}
+    assert {"cv2", "kagglesdk", "slugify", "yaml"} <= needed.keys()
+    assert not {name for name, packages in needed.items() if not packages & pinned}
+
+
+def test_scripts_keep_their_line_ends_on_any_system():
+    paths = ["docker/entry.sh", "docker/run.sh", "Makefile", "models/u2netp_dense.pth"]
+    result = subprocess.run(["git", "check-attr", "eol", "binary", "--", *paths], cwd=ROOT, capture_output=True,
+                            text=True)
+    if result.returncode:
+        pytest.skip("not in a git checkout")
+    lines = result.stdout.splitlines()
+    assert all(f"{path}: eol: lf" in lines for path in paths[:3])
+    assert f"{paths[3]}: binary: set" in lines
+    assert not [path for path in [ROOT / "Makefile", *(ROOT / "docker").iterdir()] if b"\r" in path.read_bytes()]

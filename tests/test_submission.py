@@ -11,7 +11,17 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from cli import OperationError, UserError
-from submission import HEADER, SubmissionWriter, baselines, decode_alpha, encode_alpha, score, validate
+from submission import (
+    HEADER,
+    SubmissionWriter,
+    baselines,
+    decode_alpha,
+    encode_alpha,
+    in_sample_order,
+    read_hosted,
+    score,
+    validate,
+)
 
 SHAPE = (6, 8)
 
@@ -148,3 +158,69 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     few, many = peak(4), peak(40)
     assert (tmp_path / "40.csv").stat().st_size > 2_000_000
     assert many < few * 1.2 + 100_000
+
+
+@pytest.mark.parametrize("header, row", [
+    ("filename,image_utf,Usage", "{name},{text},Public"), ("id,image_utf,Usage", "{name},{text},Private"),
+    ("Usage;image_utf;filename", "Private;{text};{name}"), ("Id\timage_utf", "{name}.png\t{text}"),
+    ("filename,image_utf", "test/{name}.jpg,{text}")])
+def test_a_solution_may_be_written_as_hosts_do(tmp_path, header, row):
+    alphas = {"001": np.full(SHAPE, 0.2), "2.b": np.ones(SHAPE)}
+    path = write(tmp_path / "p.csv", {name: np.zeros(SHAPE) for name in alphas})
+    lines = [header, *(row.format(name=name, text=encode_alpha(alpha)) for name, alpha in alphas.items())]
+    (tmp_path / "t.csv").write_bytes(("\ufeff" + "\r\n".join(lines) + "\r\n\r\n  \r\n").encode())
+    assert score(path, tmp_path / "t.csv") == pytest.approx((0.2**2 + 1) / 2)
+    assert baselines(tmp_path / "t.csv")["zero"] == pytest.approx((0.2**2 + 1) / 2)
+
+
+def test_a_solution_without_alphas_is_named(tmp_path):
+    path = write(tmp_path / "p.csv", {"1": np.zeros(SHAPE)})
+    (tmp_path / "t.csv").write_text("id,Usage\n1,Public\n")
+    with pytest.raises(UserError, match=r"t\.csv.*has no image_utf"):
+        score(path, tmp_path / "t.csv")
+
+
+def test_what_is_submitted_stays_strict_but_for_blank_lines(tmp_path):
+    path = write(tmp_path / "p.csv", {"1": np.zeros(SHAPE)})
+    whole = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + (whole.replace("\n", "\r\n") + "\r\n\r\n").encode())
+    assert validate(path, ["1"], SHAPE) == validate(path, ["1"], None) == 1
+    path.write_text(whole.replace(",", ";"))
+    with pytest.raises(UserError, match="first line must be filename,image_utf"):
+        validate(path, ["1"], SHAPE)
+
+
+@pytest.mark.parametrize("listed, order", [
+    ("b a", "b.png a.jpg"), ("b.png a.png", "b.png a.jpg"), ("test/b.png test/a.jpg", "b.png a.jpg"),
+    ("test\\b.png test\\a.jpg", "b.png a.jpg")])
+def test_the_sample_submission_orders_the_images(tmp_path, listed, order, capsys):
+    for name in ("a.jpg", "b.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"")
+    sample = tmp_path / "sample.csv"
+    sample.write_text("filename,image_utf\n" + "".join(f"{name},\n" for name in listed.split()))
+    paths = sorted(tmp_path.glob("*.[jp]*"))
+    assert [path.name for path in in_sample_order(paths, sample)] == order.split()
+    assert ("names carry no extension" in capsys.readouterr().out) == ("." in listed)
+
+
+@pytest.mark.parametrize("listed, words", [
+    ("a a b", "a is listed twice"), ("a c d e f", "c, d, e and 1 more: listed, but no image; b: not listed"),
+    ("a.png a.jpg b.png", "a.jpg, a.png, b.png: listed, but no image"), ("", "a, b: not listed")])
+def test_a_sample_submission_of_other_images_is_told_by_their_names(tmp_path, listed, words):
+    for name in ("a.png", "b.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "s.csv").write_text("filename,image_utf\n" + "".join(f"{name},\n" for name in listed.split()))
+    with pytest.raises(UserError, match="names are not those of") as error:
+        in_sample_order([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "s.csv")
+    assert f"({words}" in str(error.value)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300))
+def test_any_bytes_as_sample_are_read_or_refused_in_one_line(tmp_path, data):
+    (tmp_path / "s.csv").write_bytes(data)
+    try:
+        list(read_hosted(tmp_path / "s.csv"))
+    except UserError as error:
+        assert "\n" not in str(error)

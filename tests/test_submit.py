@@ -128,7 +128,7 @@ def test_trouble_that_passes_ends_in_one_submission(user, server, path, fault, m
     assert code == 0 and "public score of 1001: 0.01234" in out, err
     assert (server.calls("/upload/"), server.calls("CreateSubmission")) == (uploads, creations)
     assert len(server.submissions["matting"]) == len(recorded()) == 1
-    assert ("that failed" in out) == (fault != "cut")  # the client itself survives a break of the upload
+    assert ("upload failed" in out) == (fault != "cut")  # the client itself survives a break of the upload
 
 
 def test_trouble_that_stays(user, server):
