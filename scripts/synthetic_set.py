@@ -19,7 +19,7 @@ from tqdm import tqdm
 from augment import sample_xray_params, xray_alpha_dense
 from cli import UserError
 from config import Config
-from images import TEST_SHAPE, list_images
+from images import TEST_SHAPE, readable_images
 from pairs import Split, write_image
 from submission import SubmissionWriter, to_levels
 from synthetic import contact_sheet, draw_pair
@@ -35,7 +35,7 @@ def fetch(cfg: Config) -> Split:
     started, wanted, root, test_dir = time.perf_counter(), cfg.data.synthetic, cfg.data.root, cfg.data.test_dir
     if test_dir.exists() and not cfg.data.solution_csv.exists():
         raise UserError(f"{test_dir}: holds another test set; choose a data.root of its own")
-    draw = partial(draw_pair, cfg.seed, backgrounds=list_images(cfg.data.backgrounds_dir)[0]
+    draw = partial(draw_pair, cfg.seed, backgrounds=readable_images(cfg.data.backgrounds_dir, cfg.data.on_error)
                    if cfg.data.backgrounds_dir else ())
     split = {}
     for side, count in (("train", wanted.train), ("val", wanted.val)):

@@ -136,11 +136,12 @@ def find_file(folder: Path, text: str) -> Path:
     Blanks around it, ~, Windows' backslashes, and accents as one letter or as two (macOS).
     """
     plain = text.strip()
-    forward = plain.replace("\\", "/")
-    for form in (text, plain, os.path.expanduser(plain), forward, normalize("NFC", forward), normalize("NFD", forward)):
+    home = os.path.expanduser(plain)
+    forward = home.replace("\\", "/")
+    for form in (text, plain, home, forward, normalize("NFC", forward), normalize("NFD", forward)):
         if os.path.lexists(folder / form):  # an absolute path replaces the folder: that is what pathlib's / does
             return folder / form
-    return folder / os.path.expanduser(plain)
+    return folder / home
 
 
 def read_pair(pair: Pair, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:

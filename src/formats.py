@@ -3,6 +3,8 @@ from pathlib import Path
 
 CONVERT = "convert it to PNG or JPEG, e.g. with ImageMagick: magick IN OUT.png"
 DOWNLOAD = "download the file again"
+TIFF = ("a TIFF that is damaged or cannot be read as an image", "save it as PNG, or as a TIFF of 8 or 16 bits whose "
+        "0 is black")
 HEIC = ("heic", "heix", "hevc", "heim", "heis", "mif1", "msf1")  # what an ISO file calls itself, its brand
 # First bytes -> what the file is, and the remedy.
 STARTS = {
@@ -15,6 +17,7 @@ STARTS = {
     b"P6": ("a PPM picture", CONVERT), b"II\xbc\1": ("a JPEG XR picture", CONVERT),
     b"FUJIFILMCCD-RAW": ("a camera's raw file", CONVERT), b"IIRO": ("a camera's raw file", CONVERT),
     b"IIU\0": ("a camera's raw file", CONVERT), b"\x93NUMPY": ("a NumPy array", "save it as PNG"),
+    b"II*\0": TIFF, b"MM\0*": TIFF,
     b"PK\3\4": ("a zip archive", "unpack it"),
     b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "run git lfs pull"),
     b"<!doctype": ("a web page", DOWNLOAD), b"<html": ("a web page", DOWNLOAD),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from cli import UserError, brief
 from formats import SUFFIXES as UNREAD
@@ -113,9 +113,10 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
             yield image
     except (MemoryError, UserError):
         raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: {foreign(Path(path)) or 'cannot be read as an image (no known format)'}") from None
     except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on broken files
-        reason = foreign(Path(path)) or f"cannot be read as an image ({brief(error) or type(error).__name__})"
-        raise UserError(f"{path}: {reason}") from None
+        raise UserError(f"{path}: cannot be read as an image ({brief(error) or type(error).__name__})") from None
 
 
 def _refuse_size_and_kind(image: Image.Image) -> None:
@@ -132,11 +133,10 @@ def dangling(path: str | Path) -> str | None:
     """What is wrong with a link that leads nowhere; None for anything else."""
     try:
         os.stat(path)
-    except FileNotFoundError:
+    except (OSError, ValueError) as error:
         if os.path.islink(path):
-            return f"points to {os.readlink(path)}, which does not exist; copy the files, not the links to them"
-    except (OSError, ValueError):
-        pass
+            reason = "which does not exist" if isinstance(error, FileNotFoundError) else error.strerror.lower()
+            return f"points to {os.readlink(path)}, {reason}; copy the files, not the links to them"
     return None
 
 
