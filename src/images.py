@@ -56,18 +56,23 @@ def read_alpha(path: str | Path) -> np.ndarray:
 def _shallow_alpha(image: Image.Image, path: str | Path) -> np.ndarray:
     """(H,W) float32 in [0,1], from 8 bits per channel or fewer. UserError for colours."""
     upright = _upright(image)
-    rgb = upright.convert("RGB")
     if upright.has_transparency_data:
         transparency = upright.convert("RGBA").getchannel("A")
-        empty = transparency.getextrema() == (0, 0) and all(low == high for low, high in rgb.getextrema())
+        empty = transparency.getextrema() == (0, 0) and all(map(_is_constant, upright.convert("RGB").split()))
         if empty or not _is_constant(transparency):
             return np.asarray(transparency, dtype=np.float32) / 255
-    if is_coloured(np.asarray(rgb)) or _is_class_map(upright):
+    if upright.mode not in ("1", "L", "LA", "La"):
+        _refuse_colours(upright, path)
+        upright = upright.convert("RGB")
+    return np.asarray(upright.convert("L"), dtype=np.float32) / 255
+
+
+def _refuse_colours(image: Image.Image, path: str | Path) -> None:
+    palette = image.mode in ("P", "PA")
+    if is_coloured(np.asarray(image.convert("RGB"))) or (palette and _is_class_map(image)):
         raise UserError(f"{path}: " + (
-            "is a map of classes (its palette has colours); draw the object white (255) on black instead"
-            if upright.mode in ("P", "PA") else
-            "is coloured, but an alpha is grey; save it as grey, or as a cut-out with transparency"))
-    return np.asarray(rgb.convert("L"), dtype=np.float32) / 255
+            "is a map of classes (its palette has colours); draw the object white (255) on black instead" if palette
+            else "is coloured, but an alpha is grey; save it as grey, or as a cut-out with transparency"))
 
 
 def _is_constant(channel: Image.Image) -> bool:
@@ -77,17 +82,16 @@ def _is_constant(channel: Image.Image) -> bool:
 
 def _is_class_map(image: Image.Image) -> bool:
     """Whether greys that stay below white come from a palette that has colours, as one class of many may be grey."""
-    if image.mode not in ("P", "PA"):
-        return False
     palette = np.array(image.getpalette("RGB"), np.uint8).reshape(1, -1, 3)
     return bool(np.ptp(palette.astype(int), axis=2).max() > MOST_NOISE) and image.convert("L").getextrema()[1] < 255
 
 
 def is_coloured(rgb: np.ndarray) -> bool:
     """Whether the channels differ by more than a JPEG's noise in more than 1 % of what is not black."""
-    brightest = rgb.max(2)
+    red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]  # ten times as fast as along the last axis
+    brightest = np.maximum(np.maximum(red, green), blue)
+    spread = brightest - np.minimum(np.minimum(red, green), blue)
     top = int(brightest.max())
-    spread = brightest - rgb.min(2)
     coloured = np.count_nonzero(spread > min(MOST_NOISE, top // 2))
     return coloured > 0.01 * np.count_nonzero(brightest > min(MOST_NOISE, top // 4))
 

@@ -19,7 +19,7 @@ class Remembered:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["rules"] == rules:
-                self.findings = {key: found for key, found in stored["findings"].items() if isinstance(found, list)}
+                self.findings = {key: found for key, found in stored["findings"].items() if _is_finding(found)}
 
     def add(self, findings: Mapping[str, list]) -> None:
         """Also into the file, if that can be written."""
@@ -31,6 +31,12 @@ class Remembered:
                 part.write_text(json.dumps({"rules": self.rules, "findings": self.findings}), encoding="utf-8")
         except (OSError, OperationError) as error:
             print(f"note    {self.path}: cannot be written ({brief(error)}); the next run checks the pairs again")
+
+
+def _is_finding(found: object) -> bool:
+    """A number and words, as plausible.look() gives them."""
+    return (isinstance(found, list) and bool(found) and isinstance(found[0], int | float)
+            and all(isinstance(word, str) for word in found[1:]))
 
 
 def key(*files: Path) -> str | None:

@@ -185,7 +185,9 @@ def test_checked_pairs_are_remembered_until_they_change(folder, capsys):
     memory.write_text(memory.read_text().replace(RULES, "other rules"))
     assert "(0 remembered" in said()
     wrong = json.dumps({"rules": RULES, "findings": 3}).encode()
-    for damaged in (b"", b"[]", b"{", b"\xff", memory.read_bytes()[:90], wrong):
+    keys = json.loads(memory.read_text())["findings"]
+    empty = json.dumps({"rules": RULES, "findings": {key: [] for key in keys}}).encode()
+    for damaged in (b"", b"[]", b"{", b"\xff", memory.read_bytes()[:90], wrong, empty):
         memory.write_bytes(damaged)
         assert "(0 remembered" in said() and "(3 remembered" in said()
 
