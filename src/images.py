@@ -43,8 +43,11 @@ def read_alpha(path: str | Path) -> np.ndarray:
     16-bit grey is read in full. UserError for what cannot be a matte: colours, and masks of 0 and 1.
     """
     with opened(path) as image:
+        deep_colours = ";16" in str(image.tile)
         alpha, white = _deep_grey(image, path) if _is_deep(image) else (_shallow_alpha(image, path), 255)
     top = float(f"{alpha.max() * white:.4f}")
+    if deep_colours and not top:  # of 16-bit colours Pillow keeps the higher byte alone
+        top, white = int(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., :3].max()), 2**16 - 1
     # 1 of 255 is no alpha; a 16-bit file may hold values of 8, 10, 12 or 14 bits
     if 0 < top <= white / 254 or (white == 65535 and top in (511, 1023, 2047, 4095, 8191, 16383)):
         mask = " (a mask of 0 and 1)" if top == 1 else ""

@@ -102,6 +102,14 @@ def test_an_alpha_in_other_units_is_refused(tmp_path, values, words):
         read_alpha(saved(tmp_path, "mask.tif", Image.fromarray(values)))
 
 
+def test_a_mask_of_0_and_1_in_16_bit_colours_is_refused_and_an_empty_one_is_not(tmp_path):
+    for top in (0, 1):
+        cv2.imwrite(str(tmp_path / f"{top}.png"), np.dstack([(GREY > 100).astype(np.uint16) * top] * 3))
+    assert not read_alpha(tmp_path / "0.png").any()
+    with pytest.raises(UserError, match="largest value is 1 of 65535"):
+        read_alpha(tmp_path / "1.png")
+
+
 def test_an_empty_or_faint_alpha_is_one(tmp_path):
     for top in (0, 2, 30):
         values = np.minimum(GREY, top)
