@@ -21,7 +21,7 @@ from cli import OperationError, UserError
 from config import Config
 from files import discard, remove_folder, written_whole
 from hub import Hub, NotThere
-from images import list_images, read_alpha
+from images import read_alpha, readable_images
 from pairs import Split, hash_share, split_by_name, write_image
 from schema import Magick
 
@@ -62,7 +62,7 @@ def background_files(cfg: Config) -> list[Path]:
         return []
     if cfg.data.backgrounds_dir is None:
         raise UserError("data.magick.background=folder: set data.backgrounds_dir to a folder of pictures")
-    return list_images(cfg.data.backgrounds_dir)[0]
+    return readable_images(cfg.data.backgrounds_dir, cfg.data.on_error)
 
 
 def keep_background(folder: Path, background: str) -> None:

@@ -20,7 +20,7 @@ from augment import sample_xray_params, xray_alpha_dense
 from cli import UserError
 from config import Config
 from files import may_empty, read_list, same_place, written_folder
-from images import TEST_SHAPE, list_images
+from images import TEST_SHAPE, readable_images
 from pairs import Split, write_image
 from submission import SubmissionWriter, read_rows, to_levels
 from synthetic import contact_sheet, draw_pair
@@ -42,7 +42,7 @@ def fetch(cfg: Config) -> Split:
     refuse_foreign_solution(cfg)
     for side in ("train", "val"):
         may_empty(root / "synthetic" / side, EARLIER.fullmatch)
-    draw = partial(draw_pair, cfg.seed, backgrounds=list_images(cfg.data.backgrounds_dir)[0]
+    draw = partial(draw_pair, cfg.seed, backgrounds=readable_images(cfg.data.backgrounds_dir, cfg.data.on_error)
                    if cfg.data.backgrounds_dir else ())
     split = {}
     for side, count in (("train", wanted.train), ("val", wanted.val)):

@@ -21,7 +21,7 @@ import cli
 import distributed
 from cli import OperationError, UserError
 from config import Config, in_epoch, load_config, predict_size, select_metric, with_predict_size
-from dataset import Pair, TrainSet, ValidationSet, read_pairs
+from dataset import Pair, TrainSet, ValidationSet, memory_file, read_pairs, shared
 from device import autocast, describe, pick_device, pick_precision
 from distributed import ALONE, World
 from loading import epoch_batches, loading
@@ -44,8 +44,11 @@ def train(cfg: Config, world: World = ALONE) -> None:
     precision = pick_precision(cfg.train.amp, device)
     print(f"device  {describe(device, precision)}, channels_last")
 
-    train_set = TrainSet(read_pairs(cfg.data.train_csv, cfg.data.limit, cfg.data.on_error, world), cfg)
-    val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error, world), cfg)
+    train_pairs, val_pairs = (read_pairs(path, cfg.data.limit, cfg.data.on_error, world, memory_file(cfg))
+                              for path in (cfg.data.train_csv, cfg.data.val_csv))
+    train_set, val_set = TrainSet(train_pairs, cfg), ValidationSet(val_pairs, cfg)
+    for line in shared(train_pairs, val_pairs):
+        print(f"note    {line}")
     print(f"data    {len(train_set)} training pairs of {cfg.data.train_csv}, {len(val_set)} for validation of "
           f"{cfg.data.val_csv}; dense targets with p {cfg.augment.xray_p:g}")
     world.passes(epoch_batches(cfg, 0, len(train_set))[0], cfg.train.micro_batch)  # has each process its share?

@@ -1,6 +1,7 @@
 """Source csv, the splits, and what get_data.py says on its command line."""
 import csv
 import sys
+from unicodedata import normalize
 
 import cv2
 import numpy as np
@@ -72,6 +73,29 @@ def test_bad_pairs_end_it_or_are_left_out(own, capsys):
     split = folders.fetch(config(own, "data.on_error=skip"))
     assert len(split["train"]) + len(split["val"]) == 6
     assert "left out 5" in capsys.readouterr().out
+
+
+def test_names_with_accents_written_in_two_ways_are_pairs(own):
+    for number, name in enumerate(("é", "ぎ")):
+        (own / f"photos/{number}.jpg").rename(own / f"photos/{normalize('NFC', name)}.jpg")
+        (own / f"mattes/{number}.png").rename(own / f"mattes/{normalize('NFD', name)}.png")
+    good, _, problems = folders.examine(config(own))
+    assert len(good) == 10 and not problems
+
+
+def test_dangling_links_and_masks_of_0_and_1_are_listed(own, monkeypatch, capsys):
+    (own / "photos/0.jpg").unlink()
+    (own / "photos/0.jpg").symlink_to("../blobs/0")
+    cv2.imwrite(str(own / "mattes/1.png"), np.eye(48, dtype=np.uint8))
+    (own / "photos/2 (1).jpg").write_bytes((own / "photos/2.jpg").read_bytes())
+    (own / "mattes/2 (1).png").write_bytes((own / "mattes/2.png").read_bytes())
+    monkeypatch.setattr(sys, "argv", ["get_data.py", *overrides(own), "--check"])
+    with pytest.raises(UserError, match="2 problems, listed above; 9 good pairs"):
+        get_data.main()
+    said = capsys.readouterr().out
+    for words in ("0.jpg: points to ../blobs/0, which does not exist", "1.png: its largest value is 1 of 255",
+                  "1 photographs are there more than once (2 (1).jpg and 2.jpg"):
+        assert words in said
 
 
 @pytest.mark.parametrize("more, words", [

@@ -1,15 +1,19 @@
+import json
+from unicodedata import normalize
+
 import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from cli import UserError
+from cli import OperationError, UserError
 from config import DEFAULTS, load_config
 from conftest import scene, tiny, write_csv, write_pairs
-from dataset import TrainSet, ValidationSet, read_pairs
+from dataset import RULES, TrainSet, ValidationSet, read_pairs, shared
 from loading import epoch_batches
 
 
@@ -29,10 +33,20 @@ def test_paths_are_relative_to_the_csv_and_may_be_absolute(folder):
     (("rgb_0.png", "half.png"), ["line 3", "half.png", "cannot be read"]),
     (("rgb_0.png", "wide.png"), ["line 3", "rgb_0.png is 32×32", "wide.png is 16×8"]),
     (("", "alpha_0.png"), ["line 3", "empty"]),
+    (("rgb_0.png", "ones.png"), ["line 3", "ones.png", "largest value is 1 of 255"]),
+    (("alpha_1.png", "rgb_1.png"), ["line 3", "rgb_1.png: is coloured", "are image and alpha exchanged?"]),
+    (("turned.jpg", "upright.png"), ["turned.jpg is 8×16, but", "upright.png is 16×8: turned.jpg is turned by its"]),
+    (("linked.png", "alpha_0.png"), ["line 3", "linked.png: points to nowhere.png, which does not exist"]),
 ])
 def test_a_bad_row_is_named(folder, row, words):
     (folder / "half.png").write_bytes((folder / "alpha_0.png").read_bytes()[:60])
     cv2.imwrite(str(folder / "wide.png"), np.zeros((8, 16), np.uint8))
+    cv2.imwrite(str(folder / "upright.png"), np.zeros((8, 16), np.uint8))
+    cv2.imwrite(str(folder / "ones.png"), np.eye(32, dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (16, 8), (99, 50, 20)).save(folder / "turned.jpg", exif=exif)
+    (folder / "linked.png").symlink_to("nowhere.png")
     path = write_csv(folder / "p.csv", [("rgb_0.png", "alpha_0.png"), row])
     with pytest.raises(UserError) as error:
         read_pairs(path)
@@ -62,6 +76,51 @@ def test_a_csv_of_the_wrong_form_is_refused(tmp_path, text, words):
         read_pairs(tmp_path / "nowhere.csv")
 
 
+NAMES = [("rgb_0.png", "alpha_0.png"), ("rgb_1.png", "alpha_1.png")]
+PLAIN = "image_path,alpha_path\nrgb_0.png,alpha_0.png\nrgb_1.png,alpha_1.png\n"
+
+
+@pytest.mark.parametrize("data", [
+    PLAIN.replace(",", ";").encode(), PLAIN.replace(",", "\t").encode(), PLAIN.replace(",", "|").encode(),
+    PLAIN.replace(",", ", ").encode(), f"sep=,\n{PLAIN}".encode(), f'"sep=;"\r\n{PLAIN.replace(",", ";")}'.encode(),
+    PLAIN.replace("image_path,alpha_path", "Image_Path,ALPHA_PATH").encode(), PLAIN.encode("utf-16"),
+    PLAIN.encode("utf-16-le"), PLAIN.encode("utf-16-be"), f"\ufeff{PLAIN}\n\n  \n,\n".encode(),
+    PLAIN.replace("rgb_", "..\\set\\rgb_").encode(), PLAIN.replace("\n", "\r\n").encode(),
+    b",image_path,alpha_path\n0,rgb_0.png,alpha_0.png\n1,rgb_1.png,alpha_1.png\n",
+    b'image_path,alpha_path,\n"rgb_0.png ",alpha_0.png,\n rgb_1.png,alpha_1.png,\n',
+])
+def test_a_csv_is_read_as_people_save_it(tmp_path, data):
+    write_pairs(tmp_path / "set", 2, 32)
+    (tmp_path / "set/p.csv").write_bytes(data)
+    pairs = read_pairs(tmp_path / "set/p.csv")
+    assert [(pair.image_path.name, pair.alpha_path.name) for pair in pairs] == NAMES
+
+
+def test_a_home_folder_and_either_form_of_accents_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_pairs(tmp_path, 2, 32)
+    for form, number in (("NFC", 0), ("NFD", 1)):
+        for kind in ("rgb", "alpha"):
+            (tmp_path / f"{kind}_{number}.png").rename(tmp_path / f"{kind}{normalize(form, 'é')}{number}.png")
+    for form in ("NFC", "NFD"):
+        text = normalize(form, "image_path,alpha_path\n~/rgbé0.png,~/alphaé0.png\nrgbé1.png,alphaé1.png\n")
+        (tmp_path / "p.csv").write_text(text, encoding="utf-8")
+        assert len(read_pairs(tmp_path / "p.csv")) == 2
+
+
+@pytest.mark.parametrize("data, words", [
+    ("image_path,alpha_path\nM\u00fcller.png,a.png\n".encode("cp1252"), "line 2: cannot be read as UTF-8 text; save"),
+    (b"image_path:alpha_path\na:b\n", "no column image_path and alpha_path; .*separated by commas, semicolons"),
+    (b"image_path,alpha_path\na,b.png,alpha.png\n", "line 2: has 3 cells, the first line 2; put .* into quotes"),
+    (b"image_path,alpha_path,Alpha_Path\na,b,c\n", "has 2 columns alpha_path"),
+    (b"rgb_0.png,alpha_0.png\n", "the first line must be image_path,alpha_path"),
+])
+def test_what_a_csv_does_not_say_clearly_is_named(tmp_path, data, words):
+    (tmp_path / "p.csv").write_bytes(data)
+    with pytest.raises(UserError, match=words):
+        read_pairs(tmp_path / "p.csv")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(
     lambda text: f"image_path,alpha_path\n{text}".encode("utf-8", "surrogatepass"))))
@@ -70,6 +129,125 @@ def test_any_bytes_as_csv_are_refused_in_one_line(tmp_path, data):
     with pytest.raises(UserError) as error:
         read_pairs(tmp_path / "p.csv")
     assert "\n" not in str(error.value)
+
+
+def doubtful(folder, alpha: np.ndarray, rgb: np.ndarray | None = None):
+    """A CSV of two pairs, whose alphas, and photographs if given, are these."""
+    for i in range(2):
+        cv2.imwrite(str(folder / f"alpha_{i}.png"), alpha)
+        if rgb is not None:
+            cv2.imwrite(str(folder / f"rgb_{i}.png"), rgb)
+    return write_csv(folder / "p.csv", NAMES)
+
+
+DISC = np.rint(scene(32)[1] * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("alpha, rgb, words", [
+    (np.minimum(DISC, 100), None, "no alpha exceeds 0.392 (0 to 1; 100 of 255); if that means opaque, multiply"),
+    (255 - DISC, None, "in 2 of 2 pairs the alpha is opaque along the border and not within; is it inverted?"),
+    (np.full((32, 32), 255, np.uint8), None, "in 2 of 2 pairs the alpha is the same everywhere"),
+    (DISC, np.dstack([DISC] * 3), "in 2 of 2 pairs the alpha shows the same as the photograph"),
+    (DISC, (DISC * 4).astype(np.uint16), "in 2 of 2 pairs the photograph has no level above 16 of 255"),
+])
+def test_what_is_probably_meant_otherwise_is_announced(folder, capsys, alpha, rgb, words):
+    assert len(read_pairs(doubtful(folder, alpha, rgb))) == 2
+    said = capsys.readouterr().out
+    assert said.startswith(f"note    {folder}/p.csv: {words}") and said.count("note") == 1
+
+
+def test_a_good_set_with_an_empty_alpha_is_not_doubted(folder, capsys):
+    cv2.imwrite(str(folder / "alpha_0.png"), np.zeros((32, 32), np.uint8))
+    assert len(read_pairs(folder / "pairs.csv")) == 3
+    assert capsys.readouterr().out == ""
+
+
+def test_files_that_both_sets_share_and_repeated_rows_are_announced(folder, capsys):
+    (folder / "again.png").symlink_to("rgb_1.png")
+    train = read_pairs(write_csv(folder / "train.csv", [NAMES[0], NAMES[1], NAMES[0], NAMES[0]]))
+    assert "train.csv: lists 1 photographs more than once, rgb_0.png 3 times" in capsys.readouterr().out
+    val = read_pairs(write_csv(folder / "val.csv", [("again.png", "alpha_2.png"), ("rgb_2.png", "alpha_2.png")]))
+    assert shared(train, val)[0].startswith("1 of 2 validation pairs have a file that is trained on as well, again.png")
+    assert not shared(train, val[1:])
+
+
+def test_checked_pairs_are_remembered_until_they_change(folder, capsys):
+    memory = folder / "cache/checked.json"
+
+    def said() -> str:
+        assert len(read_pairs(folder / "pairs.csv", memory=memory)) == 3
+        return capsys.readouterr().out
+
+    assert said() == f"data    {folder}/pairs.csv: 3 pairs checked (0 remembered from {memory})\n"
+    assert "3 pairs checked (3 remembered" in said()
+    cv2.imwrite(str(folder / "alpha_1.png"), 255 - np.eye(32, dtype=np.uint8))
+    assert "3 pairs checked (2 remembered" in said()
+    memory.write_text(memory.read_text().replace(RULES, "other rules"))
+    assert "(0 remembered" in said()
+    wrong = json.dumps({"rules": RULES, "findings": 3}).encode()
+    keys = json.loads(memory.read_text())["findings"]
+    empty = json.dumps({"rules": RULES, "findings": {key: [] for key in keys}}).encode()
+    for damaged in (b"", b"[]", b"{", b"\xff", memory.read_bytes()[:90], wrong, empty):
+        memory.write_bytes(damaged)
+        assert "(0 remembered" in said() and "(3 remembered" in said()
+
+
+def test_a_bad_pair_is_decoded_anew_and_the_good_ones_are_not(folder, capsys):
+    memory = folder / "checked.json"
+    (folder / "rgb_1.png").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"rgb_1\.png"):
+        read_pairs(folder / "pairs.csv", memory=memory)
+    assert len(read_pairs(folder / "pairs.csv", on_error="skip", memory=memory)) == 2
+    assert "3 pairs checked (2 remembered" in capsys.readouterr().out
+
+
+def test_a_memory_that_cannot_be_written_is_only_a_note(folder, capsys):
+    (folder / "cache").write_bytes(b"a file in the folder's place")
+    assert len(read_pairs(folder / "pairs.csv", memory=folder / "cache/checked.json")) == 3
+    assert "checked.json: cannot be written" in capsys.readouterr().out
+
+
+def background_set(tmp_path, *more: str):
+    """-> what makes a TrainSet of pairs whose background is always replaced, by one of three pictures."""
+    (tmp_path / "backgrounds").mkdir(exist_ok=True)
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f"backgrounds/{i}.png"), np.full((64, 64, 3), 80 * i, np.uint8))
+    pairs_csv = write_pairs(tmp_path / "pairs", 3, 64)
+    cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path, f"data.root={tmp_path}", "augment.background_p=1",
+                                     f"data.backgrounds_dir={tmp_path}/backgrounds", *more))
+    return lambda: TrainSet(read_pairs(pairs_csv), cfg)
+
+
+def test_a_broken_background_is_named_at_the_start_or_left_out(tmp_path, capsys):
+    for skip in ("data.on_error=fail", "data.on_error=skip"):
+        make = background_set(tmp_path, skip)
+        (tmp_path / "backgrounds/1.png").write_bytes(b"broken")
+        if skip.endswith("fail"):
+            with pytest.raises(UserError, match=r"1.png: cannot be read .*\(1 of 3 pictures in .*on_error=skip"):
+                make()
+        else:
+            assert [path.name for path in make().backgrounds] == ["0.png", "2.png"]
+    assert "left out 1 of 3 pictures" in capsys.readouterr().out
+
+
+def test_a_background_that_breaks_later_is_replaced_by_the_next_one(tmp_path, capsys):
+    train_set = background_set(tmp_path)()
+    (tmp_path / "backgrounds/1.png").unlink()
+    (tmp_path / "backgrounds/2.png").write_bytes((tmp_path / "backgrounds/2.png").read_bytes()[:60])
+    first, again = ([train_set[0, i][0] for i in range(3)] for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert train_set._background(1).max() == 0
+    assert capsys.readouterr().out.count("1.png: no such file or directory; another background takes its place") == 1
+    (tmp_path / "backgrounds/0.png").unlink()
+    with pytest.raises(OperationError, match="no background can be read any more"):
+        train_set[0, 0]
+
+
+def test_a_pair_that_breaks_later_is_named_in_one_line(tmp_path):
+    train_set = background_set(tmp_path, "data.cache_gb=1")()
+    (tmp_path / "pairs/rgb_1.png").unlink()
+    with pytest.raises(OperationError, match=r"pairs.csv line 3: .*rgb_1.png.* put it back, then run the same command"):
+        train_set[0, 1]
 
 
 def test_worker_count_does_not_change_a_batch(pairs_csv, tmp_path):

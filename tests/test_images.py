@@ -1,9 +1,13 @@
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from cli import UserError
+from corpus import chunk
 from images import list_images, natural_key, read_alpha, read_rgb, read_shape, resize_longer_side
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
@@ -19,7 +23,8 @@ def saved(tmp_path, name: str, image: Image.Image, **options):
 def test_lossless_formats_are_read_exactly(tmp_path, name):
     path = saved(tmp_path, name, Image.fromarray(RGB))
     np.testing.assert_array_equal(read_rgb(path), RGB)
-    np.testing.assert_array_equal(read_alpha(path), RGB[..., 0] / np.float32(255))
+    grey = saved(tmp_path, f"grey_{name}", Image.fromarray(np.dstack([GREY] * 3)))
+    np.testing.assert_array_equal(read_alpha(grey), GREY / np.float32(255))
 
 
 def test_webp_and_jpeg_are_read(tmp_path):
@@ -47,11 +52,146 @@ def test_palette_is_expanded_with_and_without_transparency(tmp_path):
     assert read_rgb(saved(tmp_path, "t.png", palette, transparency=0)).shape == (8, 8, 3)
 
 
-def test_alpha_of_rgba_is_the_colour_unless_that_is_constant(tmp_path):
-    coloured = Image.fromarray(np.dstack([RGB, GREY.T]))
-    np.testing.assert_array_equal(read_alpha(saved(tmp_path, "c.png", coloured)), RGB[..., 0] / np.float32(255))
-    constant = Image.fromarray(np.dstack([np.full_like(RGB, 255), GREY]))
-    np.testing.assert_array_equal(read_alpha(saved(tmp_path, "k.png", constant)), GREY / np.float32(255))
+def test_alpha_of_a_cut_out_is_its_transparency_unless_that_is_constant(tmp_path):
+    cutout = Image.fromarray(np.dstack([RGB, GREY.T]))
+    np.testing.assert_array_equal(read_alpha(saved(tmp_path, "c.png", cutout)), GREY.T / np.float32(255))
+    for opacity in (255, 128, 0):  # grey mattes that were saved with a transparency they do not use
+        matte = Image.fromarray(np.dstack([GREY] * 3 + [np.full_like(GREY, opacity)]))
+        np.testing.assert_array_equal(read_alpha(saved(tmp_path, "m.png", matte)), GREY / np.float32(255))
+    empty = saved(tmp_path, "e.png", Image.new("RGBA", (8, 8), (255, 255, 255, 0)))
+    assert not read_alpha(empty).any()
+    palette = Image.fromarray(GREY % 16).convert("P")
+    path = saved(tmp_path, "p.png", palette, transparency=bytes(range(0, 256, 16)))
+    np.testing.assert_array_equal(read_alpha(path), GREY % 16 * np.float32(16) / 255)
+
+
+COLOURS = {"rgb.png": Image.fromarray(RGB), "palette.png": Image.fromarray(RGB).quantize(16),
+           "red.jpg": Image.new("RGB", (16, 16), (200, 30, 30)),
+           "dark.png": Image.fromarray(np.dstack([GREY // 16, 0 * GREY, 0 * GREY]))}  # numbers of objects in red
+CLASSES = Image.fromarray((GREY > 100).astype(np.uint8))
+CLASSES.putpalette([0, 0, 0, 128, 128, 128, 128, 0, 0])
+COLOURS["one_class_is_grey.png"] = CLASSES
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_a_coloured_alpha_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"{name}: is (coloured, but|a map of classes)"):
+        read_alpha(saved(tmp_path, name, COLOURS[name]))
+
+
+def test_grey_in_three_channels_may_carry_a_jpegs_noise_or_a_grey_palette(tmp_path):
+    rng = np.random.default_rng(0)
+    matte = np.kron(GREY, np.ones((8, 8), np.uint8))
+    noisy = np.clip(matte[..., None] + rng.integers(-8, 9, (64, 64, 3)), 0, 255).astype(np.uint8)
+    path = saved(tmp_path, "noisy.jpg", Image.fromarray(noisy), quality=75)
+    assert np.abs(read_alpha(path) * 255 - matte).mean() < 8
+    path = saved(tmp_path, "palette.png", Image.fromarray(GREY).quantize(256))
+    np.testing.assert_array_equal(read_alpha(path), GREY / np.float32(255))
+
+
+@pytest.mark.parametrize("values, words", [
+    (GREY // 252, "largest value is 1 of 255: .*mask of 0 and 1.*multiply all its values by 255"),
+    (np.dstack([GREY // 252] * 3), "largest value is 1 of 255"),
+    ((GREY > 9).astype(np.uint16), "largest value is 1 of 65535: .*by 65535"),
+    (GREY.astype(np.uint16) + 3, "largest value is 255 of 65535: .*by 257"),
+    (GREY.astype(np.uint16) * 4 + 15, "largest value is 1023 of 65535: .*by 64.0616"),
+    (GREY / np.float32(255 * 255), "largest value is 0.0039 of 1: .*by 2"),
+])
+def test_an_alpha_in_other_units_is_refused(tmp_path, values, words):
+    with pytest.raises(UserError, match=words):
+        read_alpha(saved(tmp_path, "mask.tif", Image.fromarray(values)))
+
+
+def test_a_mask_of_0_and_1_in_16_bit_colours_is_refused_and_an_empty_one_is_not(tmp_path):
+    for top in (0, 1):
+        cv2.imwrite(str(tmp_path / f"{top}.png"), np.dstack([(GREY > 100).astype(np.uint16) * top] * 3))
+    assert not read_alpha(tmp_path / "0.png").any()
+    with pytest.raises(UserError, match="largest value is 1 of 65535"):
+        read_alpha(tmp_path / "1.png")
+
+
+def test_an_empty_or_faint_alpha_is_one(tmp_path):
+    for top in (0, 2, 30):
+        values = np.minimum(GREY, top)
+        path = saved(tmp_path, "a.png", Image.fromarray(values))
+        np.testing.assert_array_equal(read_alpha(path), values / np.float32(255))
+
+
+def tiff(path, bits: int, white_is_zero: bool, data: bytes, order: str = "<", sample_format: int = 1):
+    """A TIFF of 8×8 grey pixels, uncompressed."""
+    tags = [(256, 8), (257, 8), (258, bits), (259, 1), (262, 0 if white_is_zero else 1), (273, 8), (277, 1), (278, 8),
+            (279, len(data)), (339, sample_format)]
+    body = data + struct.pack(f"{order}H", len(tags))
+    for tag, value in tags:
+        body += struct.pack(f"{order}HHI", tag, 3, 1) + struct.pack(f"{order}HH", value, 0)
+    start = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(data))
+    path.write_bytes(start + body + bytes(4))
+    return path
+
+
+def packed(values: np.ndarray, bits: int) -> bytes:
+    """The values' lowest bits, one after the other."""
+    return np.packbits(np.unpackbits(values.astype(">u2").view(np.uint8)).reshape(-1, 16)[:, 16 - bits:]).tobytes()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_grey_tiffs_of_all_depths(tmp_path, bits, order, white_is_zero):
+    levels = (np.arange(64).reshape(8, 8) * 2654435761 % 65521) >> (16 - bits)
+    levels[0, :2] = 0, 2**bits - 1
+    data = levels.astype(f"{order}u2").tobytes() if bits == 16 else packed(levels, bits)
+    path = tiff(tmp_path / "a.tif", bits, white_is_zero, data, order)
+    if (bits, white_is_zero, order) in ((12, True, "<"), (12, True, ">"), (12, False, ">"), (16, True, ">")):
+        with pytest.raises(UserError, match=r"a TIFF that .* cannot be read .*; save it as PNG"):  # not in Pillow
+            read_alpha(path)
+        return
+    expected = levels / (2**bits - 1)
+    np.testing.assert_allclose(read_alpha(path), 1 - expected if white_is_zero else expected, atol=1e-6)
+    np.testing.assert_allclose(read_rgb(path)[..., 0] / 255, read_alpha(path), atol=0.51 / 255)
+
+
+def test_signed_and_float_tiffs(tmp_path):
+    levels = np.linspace(0, 2**15 - 1, 64).astype("<i2").reshape(8, 8)
+    path = tiff(tmp_path / "a.tif", 16, False, levels.tobytes(), sample_format=2)
+    np.testing.assert_allclose(read_alpha(path), levels / np.float32(2**15 - 1), atol=1e-6)
+    with pytest.raises(UserError, match="outside"):
+        read_alpha(tiff(tmp_path / "a.tif", 16, False, (-levels).tobytes(), sample_format=2))
+    with pytest.raises(UserError, match="signed"):
+        read_alpha(tiff(tmp_path / "a.tif", 8, False, bytes(64), sample_format=2))
+    share = np.linspace(0, 1, 64, dtype="<f4").reshape(8, 8)
+    path = tiff(tmp_path / "a.tif", 32, True, share.tobytes(), sample_format=3)
+    np.testing.assert_allclose(read_alpha(path), 1 - share, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_png_of_few_bits_is_scaled(tmp_path, bits):
+    levels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 2**bits
+    header = struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)
+    rows = b"".join(b"\0" + packed(row, bits) for row in levels)
+    body = b"".join(chunk(*part) for part in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    np.testing.assert_allclose(read_alpha(tmp_path / "a.png"), levels / (2**bits - 1), atol=1e-6)
+
+
+def test_a_png_with_a_long_text_is_read(tmp_path):
+    note = PngImagePlugin.PngInfo()
+    note.add_text("workflow", "node " * 2**20, zip=True)
+    np.testing.assert_array_equal(read_rgb(saved(tmp_path, "a.png", Image.fromarray(RGB), pnginfo=note)), RGB)
+
+
+@pytest.mark.parametrize("start, words", [
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture; convert it to PNG or JPEG"),
+    (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "is an AVIF picture; convert it"),
+    (b"\0\0\0\x14ftypisom\0\0\0\0isom", "is a film"), (b"GIF89a", "is a GIF"), (b"8BPS", "is a Photoshop file"),
+    (b'<?xml version="1.0"?>\n<svg>', "is an SVG drawing"), (b"\xef\xbb\xbf <!DOCTYPE html>", "is a web page"),
+    (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer.*git lfs pull"), (b"", "is empty"),
+    (b"no picture", "cannot be read as an image"),
+])
+def test_another_format_is_named_whatever_its_name(tmp_path, start, words):
+    (tmp_path / "a.jpg").write_bytes(start)
+    with pytest.raises(UserError, match=f"a.jpg: {words}"):
+        read_rgb(tmp_path / "a.jpg")
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -107,7 +247,28 @@ def test_folders_are_listed_in_natural_order_and_others_counted(tmp_path):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no image in it"):
+    with pytest.raises(UserError, match=r"no image in it \("):
         list_images(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "nowhere")
+    (tmp_path / "day1").mkdir()
+    with pytest.raises(UserError, match=r"only folders \(day1\); name one of them"):
+        list_images(tmp_path)
+    (tmp_path / "a.HEIC").write_bytes(b"")
+    with pytest.raises(UserError, match=r"1 pictures whose format cannot be read \(a.HEIC\); convert"):
+        list_images(tmp_path)
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        list_images(tmp_path / "a.HEIC")
+
+
+def test_links_that_lead_nowhere_and_pictures_of_other_formats_are_not_dropped_silently(tmp_path, capsys):
+    saved(tmp_path, "a.png", Image.fromarray(GREY))
+    (tmp_path / "b.heic").write_bytes(b"")
+    assert list_images(tmp_path) == ([tmp_path / "a.png"], 1)
+    assert "1 pictures are left out, b.heic for example" in capsys.readouterr().out
+    (tmp_path / "c.png").symlink_to("../blobs/0123")
+    with pytest.raises(UserError, match=r"c.png: points to ../blobs/0123, which does not exist.*\(1 such links"):
+        list_images(tmp_path)
+    (tmp_path / "folder").symlink_to("gone")
+    with pytest.raises(UserError, match="folder: points to gone, which does not exist"):
+        list_images(tmp_path / "folder")
