@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import checkpoint
@@ -24,7 +23,7 @@ from config import Config, in_epoch, load_config, predict_size, select_metric, w
 from dataset import Pair, TrainSet, ValidationSet, read_pairs
 from device import autocast, describe, pick_device, pick_precision
 from distributed import ALONE, World
-from loading import epoch_batches, loading
+from loading import epoch_batches, loaded, loading
 from losses import matting_loss
 from pictures import panel_sheet, save_picture
 from predictor import TorchPredictor
@@ -129,8 +128,7 @@ def train_epoch(run: Run, train_set: TrainSet, epoch: int, device: torch.device,
     cfg, progress, world = run.cfg, run.progress, run.world
     batches = epoch_batches(cfg, epoch, len(train_set))
     shares = [world.passes(batch, cfg.train.micro_batch) for batch in batches]
-    samples = iter(DataLoader(train_set, batch_sampler=list(itertools.chain(*shares[progress.batch:])),
-                              **how))
+    samples = loaded(train_set, how, batch_sampler=list(itertools.chain(*shares[progress.batch:])))
     loss_weights = in_epoch(cfg, epoch).loss
     past = [row[select_metric(cfg)] for row in progress.history]
     run.model.train()
