@@ -1,4 +1,5 @@
 """Which images a training step sees, and how DataLoader processes bring them."""
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -94,10 +95,18 @@ def socket_folder(folders: tuple[str, ...]) -> str:
 def loaded(dataset: Dataset, options: dict, **more) -> Iterator:
     """The batches of a DataLoader with loading()'s options and more. OperationError for what the machine lacks."""
     try:
+        check_open_files(options["num_workers"])
         yield from DataLoader(dataset, **options, **more)
     except (Exception, KeyboardInterrupt) as error:
         end_workers()
         raise explained(error) from None
+
+
+def check_open_files(workers: int) -> None:
+    """OSError where there is no room for their pipes: a loader that torch has half made would print a traceback."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(4 * workers + 6 if workers else 0):
+            stack.enter_context(open(os.devnull, "rb"))
 
 
 def explained(error: BaseException) -> BaseException:
