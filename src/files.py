@@ -1,17 +1,24 @@
 """Files that are written whole or not at all, also on a full disk, and folders that one process at a time works in."""
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from cli import OperationError, UserError
+
+try:
+    import fcntl
+except ImportError:
+    print("error: this runs on Linux and macOS; on Windows use WSL, or the container (make docker-train)",
+          file=sys.stderr)
+    sys.exit(2)
 
 HOST = re.sub(r"\W", "", platform.node()) or "host"  # machines that share a folder leave each other's files alone
 

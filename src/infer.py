@@ -3,7 +3,6 @@
     python src/infer.py infer.images=photos infer.weights=outputs/u2netp/best.pth infer.cutout_dir=cutouts
 """
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ import cli
 import distributed
 from cli import OperationError, UserError
 from config import EMBEDDED, Config, load_config, sample_submission
+from device import usable_cores
 from distributed import ALONE, World
 from files import written_whole
 from foreground import estimate_foreground
@@ -114,7 +114,7 @@ def in_order(function: Callable, items: Iterable, threads: int, ahead: int) -> I
 
 def background_threads() -> int:
     """For reading and for encoding each: two keep up with any CPU's network; beside a GPU the cores are free."""
-    return max(2, min(8, (os.cpu_count() or 2) // 2)) if torch.cuda.is_available() else 2
+    return max(2, min(8, usable_cores() // 2)) if torch.cuda.is_available() else 2
 
 
 def ordered_images(cfg: Config) -> list[Path]:

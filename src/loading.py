@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cli import OperationError
 from config import Config
+from device import usable_cores
 from distributed import local_processes
 
 SHUFFLE = 2  # what a random generator is keyed by, beside dataset.py's: [seed, purpose, …]
@@ -43,7 +44,7 @@ def loading(cfg: Config, device: torch.device) -> dict:
     """How a DataLoader runs: on a CPU one process, since the network needs the cores; beside a GPU all but one."""
     workers = cfg.train.workers
     if workers == "auto":
-        cores = (os.cpu_count() or 1) // local_processes()
+        cores = usable_cores() // local_processes()
         wanted = 1 if device.type == "cpu" else max(1, min(MOST_WORKERS, cores - 1))
         workers = min(wanted, sharing_workers(cfg))
         if workers < wanted:

@@ -21,7 +21,7 @@ import distributed
 from cli import OperationError, UserError
 from config import Config, in_epoch, load_config, predict_size, select_metric, with_predict_size
 from dataset import Pair, TrainSet, ValidationSet, read_pairs
-from device import autocast, describe, pick_device, pick_precision
+from device import autocast, check_compiler, describe, pick_device, pick_precision
 from distributed import ALONE, World
 from loading import epoch_batches, loaded, loading
 from losses import matting_loss
@@ -91,6 +91,7 @@ def prepare(cfg: Config, device: torch.device, precision: str, world: World) -> 
     average = copy.deepcopy(model) if cfg.train.ema else model
     model.checkpointing = cfg.train.checkpointing
     if cfg.train.compile:
+        check_compiler(device)
         print("compile the network through torch.compile; the first steps take minutes")
         model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), cfg.train.lr, weight_decay=cfg.train.weight_decay, fused=True)
