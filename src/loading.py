@@ -128,7 +128,7 @@ def end_workers() -> None:
     for process in multiprocessing.active_children():
         process.kill()
         process.join()
-    signal.signal(signal.SIGCHLD, handler)
+    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def end_with(parent: int, number: int) -> None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import decoded
 import loading
+import synthetic_set
 from cli import OperationError, UserError
 from config import DEFAULTS, load_config
 from conftest import ROOT, one_error_line, script, tiny
@@ -190,3 +191,12 @@ def test_a_process_that_keeps_the_caches_lock_is_not_waited_for(tmp_path, monkey
         for _ in range(2):
             assert np.array_equal(cache.get([source], lambda: [array])[0], array)
     assert capsys.readouterr().out.count("another process does not release its lock") == 1
+
+
+def killed(index: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_that_draws_is_one_line():
+    with pytest.raises(OperationError, match="run the same command again"):
+        list(synthetic_set.parallel(killed, 2, "nothing"))
