@@ -47,7 +47,13 @@ help:  ## this list
 
 setup: $(VENV)/.ready  ## the virtual environment; every target sees to it by itself
 
+# The pinned packages have wheels for these versions.
+PYTHONS := 3.11 3.12 3.13 3.14
+
 $(VENV)/.ready: requirements.txt
+	@found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') || found="not found"; \
+	case " $(PYTHONS) " in *" $$found "*) ;; *) echo "error: $(PYTHON): Python $$found; the packages need one of" \
+	    "$(PYTHONS): make PYTHON=python3.12 setup" >&2; exit 2;; esac
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -r requirements.txt
 	@echo "compiling pymatting, once (about a minute)" && $(PY) -c "import pymatting"

@@ -62,17 +62,20 @@ def drawn_images(cfg: Config, folder: Path, count: int) -> list[Path]:
 
 @contextlib.contextmanager
 def on_cores(count: int | None) -> Iterator[None]:
-    """The block on `count` cores with as many threads; None: as it is."""
+    """The block on `count` cores with as many threads; None: as it is. macOS gives threads their cores itself."""
     if count is None:
         yield
         return
-    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, sorted(cores)[:count])
+    pinned = hasattr(os, "sched_setaffinity")
+    cores, threads = os.sched_getaffinity(0) if pinned else (), torch.get_num_threads()
+    if pinned:
+        os.sched_setaffinity(0, sorted(cores)[:count])
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, cores)
+        if pinned:
+            os.sched_setaffinity(0, cores)
         torch.set_num_threads(threads)
 
 

@@ -34,12 +34,14 @@ from quantizing import Ranges, measure_ranges, save_ranges
 from submission import to_levels
 from synthetic import draw_pair
 
-# Runs a script and prints its own peak memory in KiB; the system's figure for a child begins with its parent's.
-WITH_PEAK = r"""import re, runpy, sys
+# Runs a script and prints its own peak memory in KiB; Linux's figure for a child begins with its parent's.
+WITH_PEAK = r"""import pathlib, re, resource, runpy, sys
 sys.argv = sys.argv[1:]
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
-print(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
+status = pathlib.Path("/proc/self/status")
+print(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1] if status.exists() else
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)  # macOS: bytes
 """
 Side = Iterator[tuple[Callable, Callable[[float], str]]]
 

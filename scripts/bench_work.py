@@ -1,5 +1,4 @@
 """The rows of `make bench`: each work's reference, ours, and how far their results agree."""
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import bench_ours as ours
 import bench_reference as reference
 from bench_inputs import difference, difference_inside
 from config import Config
+from device import usable_cores
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Work:
 
 
 def cpu_works(cfg: Config) -> list[Work]:
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     forward = partial(forward_work, cfg)
     return [
         forward("forward", 1024, 1, "fp32", ask="≥ 4×"),

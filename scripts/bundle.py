@@ -28,15 +28,15 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOT, CELLS = ROOT / "scripts/kernel_boot.py", ROOT / "scripts/kernel_cells.py"
 # All that the kernel imports; a test holds the list against the import statements.
 SOURCES = tuple(ROOT / name for name in (
-    "src/augment.py", "src/checkpoint.py", "src/cli.py", "src/config.py", "src/dataset.py", "src/decoded.py",
-    "src/device.py", "src/distributed.py", "src/files.py", "src/folding.py", "src/foreground.py", "src/formats.py",
-    "src/images.py", "src/infer.py", "src/loading.py", "src/losses.py", "src/metrics.py", "src/openvino_backend.py",
-    "src/ours.py", "src/pictures.py", "src/plausible.py", "src/postprocess.py", "src/predictor.py",
-    "src/quantizing.py", "src/recompute.py", "src/redact.py", "src/remembered.py", "src/run_state.py",
-    "src/schedule.py", "src/schema.py", "src/stopping.py", "src/submission.py", "src/tables.py", "src/tiling.py",
-    "src/torch_backend.py", "src/train.py", "src/u2net.py", "src/validation.py", "scripts/findings.py",
-    "scripts/kernel_inputs.py", "scripts/kernel_main.py", "scripts/kernel_show.py", "scripts/kernel_train.py",
-    "scripts/launch.py", "scripts/pairs.py"))
+    "src/augment.py", "src/cache.py", "src/checkpoint.py", "src/cli.py", "src/config.py", "src/dataset.py",
+    "src/decoded.py", "src/device.py", "src/distributed.py", "src/files.py", "src/folding.py", "src/foreground.py",
+    "src/foreign.py", "src/formats.py", "src/images.py", "src/infer.py", "src/loading.py", "src/losses.py",
+    "src/metrics.py", "src/openvino_backend.py", "src/ours.py", "src/pictures.py", "src/plausible.py",
+    "src/postprocess.py", "src/predictor.py", "src/quantizing.py", "src/recompute.py", "src/redact.py",
+    "src/remembered.py", "src/run_state.py", "src/schedule.py", "src/schema.py", "src/stopping.py",
+    "src/submission.py", "src/tables.py", "src/tiling.py", "src/torch_backend.py", "src/train.py", "src/u2net.py",
+    "src/validation.py", "scripts/findings.py", "scripts/kernel_inputs.py", "scripts/kernel_main.py",
+    "scripts/kernel_show.py", "scripts/kernel_train.py", "scripts/launch.py", "scripts/pairs.py"))
 CODE_FILES = {"script": "kernel.py", "notebook": "kernel.ipynb"}  # by kernel.format, which is Kaggle's kernel_type
 SCRIPT_LIMIT = 1_000_000  # bytes that Kaggle takes as a kernel's text
 TITLE_LINE = "bundle  "  # what a run's log begins with, before the name of the build

@@ -19,6 +19,7 @@ from config import Config
 from files import written_whole
 from images import TEST_SHAPE, list_images, read_shapes
 from kernel_versions import python_for
+from machine import peak_bytes
 from pairs import write_image, write_pairs_csv
 from submission import HEADER, to_levels, validate
 from synthetic import draw_pair
@@ -133,7 +134,7 @@ def run(command: Sequence[object], root: Path) -> tuple[float, int]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise OperationError(f"the kernel ended with exit code {process.returncode}; its last lines stand above")
-    return time.perf_counter() - started, usage.ru_maxrss * 1024
+    return time.perf_counter() - started, peak_bytes(usage)
 
 
 def best_wall(inputs: Path) -> tuple[str, list[str]]:

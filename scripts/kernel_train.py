@@ -17,6 +17,7 @@ import torch
 import launch  # by torchrun
 import train  # not called here: it is the program that the processes run
 from cli import OperationError, Stopped, UserError
+from device import usable_cores
 from files import CLAIMS, alone_in
 from loading import end_with
 
@@ -50,7 +51,7 @@ def run_training(processes: int, config: Path, overrides: Sequence[str], out_dir
     """
     log = out_dir / "train.log"
     out_dir.mkdir(parents=True, exist_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    threads = str(max(1, usable_cores() // processes))
     # torchrun's processes would each complain that this machine has no name in the network.
     environment = {"OMP_NUM_THREADS": threads, "TORCH_CPP_LOG_LEVEL": "ERROR", **os.environ, "PYTHONUNBUFFERED": "1"}
     print(f"train   in {processes} process{'es, by torchrun' if processes > 1 else ''}", flush=True)

@@ -6,7 +6,6 @@
 `make train GPUS=2` calls it. Without a GPU --gpus counts processes on the CPU. It ends with the exit code of the
 process that failed first.
 """
-import fcntl
 import logging
 import os
 import signal
@@ -31,8 +30,10 @@ def launch(args) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    from device import usable_cores
+
     # each process has its share of the cores, or they would hinder one another
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // args.gpus)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // args.gpus)))
     # --standalone alone would look up this machine's name, which need not be possible without a network
     where = ["--standalone", "--local-addr", "127.0.0.1"]
     if args.nnodes > 1:
@@ -77,6 +78,8 @@ def check(args) -> None:
 
 def interface_to(address: str, port: int) -> str:
     """The network interface towards `address`: gloo would take the host name's, which is often the loopback's."""
+    import fcntl  # not on Windows, where the processes say so
+
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((address, port))  # UDP: nothing is sent

@@ -1,6 +1,7 @@
 """What a measured figure was measured on."""
 import os
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -14,6 +15,11 @@ def processor() -> str:
     except (OSError, StopIteration):
         name = platform.machine()
     return f"{os.cpu_count()} cores of {name}"
+
+
+def peak_bytes(usage) -> int:
+    """Of a process's resource usage; ru_maxrss is in bytes on macOS, in KiB elsewhere."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def hardware() -> str:

@@ -20,6 +20,7 @@ import cli
 from cli import OperationError, UserError
 from config import load_config
 from dataset import TrainSet, read_pair, read_pairs
+from device import usable_cores
 
 LAUNCH = Path(__file__).resolve().parent / "launch.py"
 
@@ -33,7 +34,7 @@ def main() -> None:
         sizes = [int(size) for size in args.processes.split(",")]
     except ValueError:
         raise UserError(f"--processes {args.processes}: must be numbers joined by commas") from None
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if max(sizes) > cores:
         raise UserError(f"--processes {args.processes}: {cores} core(s) are free for this; processes that share one "
                         "say nothing about scaling")

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import cli
-from cli import OperationError
+from cli import OperationError, UserError
 from config import Config, load_config, with_predict_size
 from files import written_whole
 from infer import infer
@@ -84,6 +84,8 @@ def picture(path: Path, samples: list[dict], title: str) -> None:
 
 def main() -> None:
     args = cli.parse(__doc__, options={"minutes": (60.0, "how long")})
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise UserError("soak: measures by Linux's /proc, which is not here; run it on Linux or in the container")
     folder = Path("outputs/soak")
     cfg = prepare(folder, args.config, args.overrides)
     started, rounds, samples = time.monotonic(), 0, []

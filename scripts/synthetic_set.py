@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from augment import sample_xray_params, xray_alpha_dense
-from cli import UserError
+from cli import OperationError, UserError
 from config import Config
 from files import may_empty, read_list, same_place, written_folder
 from images import TEST_SHAPE, readable_images
@@ -102,8 +103,13 @@ def save_test_image(draw: Callable, folder: Path, cfg: Config, index: int) -> np
 
 def parallel(draw: Callable, count: int, name: str) -> Iterator:
     """draw(0) … draw(count - 1) in order, on all cores."""
-    with ProcessPoolExecutor(initializer=start_worker) as pool:
-        yield from tqdm(pool.map(draw, range(count)), f"drawing {name}", count, unit="image", disable=None, leave=False)
+    try:
+        with ProcessPoolExecutor(initializer=start_worker) as pool:
+            yield from tqdm(pool.map(draw, range(count)), f"drawing {name}", count, unit="image", disable=None,
+                            leave=False)
+    except BrokenProcessPool:
+        raise OperationError("a process that draws was killed (often no memory was left); run the same command again"
+                             ) from None
 
 
 def start_worker() -> None:

@@ -3,6 +3,7 @@
 torch.save writes a zip archive with a checksum (CRC-32) of each of its parts, which torch.load does not look at: a
 flipped bit would become a wrong weight. load() does look.
 """
+import argparse
 import pickle
 import warnings
 import zipfile
@@ -13,6 +14,7 @@ from torch import nn
 
 from cli import OperationError, UserError, brief
 from files import disk_full, move, written_whole
+from foreign import bare_weights, kind_of_file
 
 
 class Damaged(UserError):
@@ -40,10 +42,13 @@ def size(value: object) -> int:
 
 
 def load(path: str | Path) -> dict:
-    """What save() wrote, or any file of tensors and plain values, on the CPU. A file with code in it is refused."""
+    """What save() wrote, or any file of tensors and plain values, on the CPU. A file with code in it is refused.
+
+    Of objects only argparse's Namespace is taken, which is no more than a dict: many programs save their arguments.
+    """
     try:
         check(Path(path))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
             warnings.simplefilter("ignore")  # of an odd pickle; what is wrong with it is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -51,16 +56,18 @@ def load(path: str | Path) -> dict:
                       "official ones, model.weights=null trains from nothing") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, not a checkpoint") from None
-    except pickle.UnpicklingError:
-        raise Damaged(f"{path}: refused: not a file of plain tensors (damaged, or it holds code); "
-                      "fetch or train it again") from None
     except Exception as error:  # a hostile pickle can make torch's reader raise anything
         if isinstance(error, MemoryError) or "can't allocate" in str(error):
             raise
-        raise Damaged(f"{path}: cannot be read as a checkpoint ({brief(error)[:120]}); "
-                      "fetch or train it again") from None
+        reason = f"cannot be read as a checkpoint ({brief(error)[:120]})"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "refused: not a file of plain tensors (damaged, or it holds code)"
+        kind = kind_of_file(Path(path), error) or f"{reason}; fetch or train it again"
+        raise Damaged(f"{path}: {kind}") from None
     if not isinstance(state, dict):
         raise Damaged(f"{path}: holds a {type(state).__name__}, not a state_dict")
+    if "model_state" not in state:
+        state.pop("config", None)  # another program's, with other keys
     if not plausible(state.get("config")):
         raise Damaged(f"{path}: its config is not one that training writes; fetch or train it again")
     return state
@@ -92,13 +99,12 @@ def check(path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict:
-    """Loads a bare state_dict, {"state_dict": …} or {"model_state": …}, with or without `module.` before the keys.
+    """Loads a state_dict, bare or as training programs wrap it, under its own names or prefixed (see foreign.py).
 
     Strict: UserError lists missing and unexpected keys and wrong shapes. -> all that the file holds.
     """
     state = load(path)
-    weights = next((state[key] for key in ("model_state", "state_dict") if isinstance(state.get(key), dict)), state)
-    weights = {str(key).removeprefix("module."): value for key, value in weights.items()}
+    weights = bare_weights(state)
     own = model.state_dict()
     wrong = {
         "missing": [key for key in own if key not in weights],

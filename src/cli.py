@@ -76,7 +76,8 @@ def run(main: Callable[[], None]) -> None:
         remedy = next((remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, repr(error), re.I)), None)
         if remedy is None:
             raise
-        reason = str(error).strip().rsplit("\n", 1)[-1]  # a data worker's comes below its traceback
+        lines = str(error).strip().split("\n")
+        reason = lines[-1 if "Traceback" in str(error) else 0]  # a data worker's comes below its traceback
         _end(1, f"{remedy} ({brief(reason)})" if reason else remedy)
 
 
@@ -96,6 +97,11 @@ REMEDIES = {
     r"MemoryError|can't allocate|cannot allocate|Insufficient memory|bad_alloc|killed by signal":
     "the memory is full; in training lower train.batch_size, augment.crop or train.workers, in inference "
     "infer.batch_size or infer.size",
+    r"no kernel image|CUDA error: (?!device-side)|CUDA (unknown|driver|initiali)|NVIDIA driver|cuDNN error|CUBLAS_":
+    "the GPU failed; nvidia-smi should show it, and a driver new enough for this torch; run the same command again, or "
+    "with CUDA_VISIBLE_DEVICES= (empty) on the CPU",
+    r"InductorError|BackendCompilerFailed|TritonMissing|InvalidCxxCompiler|CppCompileError":
+    "torch.compile failed; set train.compile=false",
 }
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from augment import augment_pair, sample_xray_params, xray_alpha_dense
+from cache import Cache
 from cli import OperationError, UserError
 from config import Config, in_epoch
 from decoded import DecodedFiles
@@ -192,6 +193,7 @@ class TrainSet(Dataset):
         files = [(pair.image_path, pair.alpha_path) for pair in pairs]
         self.decoded = DecodedFiles(cfg.data.root / "cache/decoded", cfg.data.cache_gb * 1e9, files,
                                     recipe=cfg.data.size) if cfg.data.cache_gb else None
+        self.foregrounds = Cache(cfg.data.root / "cache/foregrounds")
 
     def __len__(self):
         return len(self.pairs)
@@ -205,7 +207,7 @@ class TrainSet(Dataset):
             return read_pair(pair, cfg.data.size)
 
         def foreground(rgb, alpha):
-            return cached_foreground(cfg.data.root / "cache/foregrounds", sources, rgb, alpha)
+            return cached_foreground(self.foregrounds, sources, rgb, alpha)
 
         def background(rng):
             return resize_longer_side(self._background(rng.integers(len(self.backgrounds))), cfg.data.size)

@@ -3,29 +3,36 @@
 The files are plain arrays, so that the operating system's page cache holds them in memory as far as there is room,
 once for all worker processes and runs.
 """
+import errno
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from cache import Cache
 from files import remove, written_whole
 from ours import CACHED
 
 HEADER = 256  # bytes, more than that of a stored array
+PATIENCE = 10  # seconds for another process to finish its writing: a suspended one never does
 
 
 class DecodedFiles:
     """Arrays made from image files, bit for bit as they were made, in a `folder` that never exceeds `limit` bytes.
 
     An entry is known by its source files' paths, times and sizes and by `recipe`, whatever else it depends on. When
-    the folder is full, entries that are not made from `sources` make room; what finds none is made anew each time.
+    the folder is full, entries that are not made from `sources` make room; what finds none is made anew each time, as
+    is everything where the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, limit: float, sources: Iterable[Sequence[Path]], recipe: object):
         self.folder, self.limit, self.recipe = folder, limit, recipe
+        self._cache = Cache(folder)
         self._own = {self._entry(files).name for files in sources}
 
     def get(self, files: Sequence[Path], make: Callable[[], Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
@@ -36,7 +43,7 @@ class DecodedFiles:
                 return [np.load(stored) for _ in files]
         except (OSError, ValueError, EOFError):  # not there yet, gone for another run's sake, or damaged
             arrays = make()
-            self._keep(entry, arrays)
+            self._cache.keep(lambda: self._keep(entry, arrays))
             return arrays
 
     def _entry(self, files: Sequence[Path]) -> Path:
@@ -46,7 +53,7 @@ class DecodedFiles:
     def _keep(self, entry: Path, arrays: Sequence[np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("a") as lock:  # one process at a time, until it closes
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            claim(lock)
             if self._makes_room(sum(array.nbytes + HEADER for array in arrays)):
                 with written_whole(entry) as part, part.open("wb") as file:
                     for array in arrays:
@@ -64,3 +71,15 @@ class DecodedFiles:
             remove(self.folder / name)
             used -= sizes[name]
         return used + needed <= self.limit
+
+
+def claim(lock: IO) -> None:
+    """The lock, as soon as it is free. OSError where it stays taken."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process does not release its lock") from None
+            time.sleep(0.01)

@@ -1,25 +1,67 @@
 """Which device and which number format a run uses, decided once and said out loud."""
 import ctypes
+import os
 import platform
+import re
+import shlex
+import shutil
+import sys
+import warnings
 
 import torch
 
-from cli import UserError
+from cli import OperationError, UserError, brief
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
+def usable_cores() -> int:
+    """How many this process may use; on macOS, which does not tell, all there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pick_device() -> torch.device:
     """The first visible GPU (CUDA_VISIBLE_DEVICES chooses), else the CPU, with memory arranged for it.
 
-    What computes in fp32 on a GPU does so in full: TF32 is off.
+    What computes in fp32 on a GPU does so in full: TF32 is off. OperationError for a GPU that this torch has no code
+    for.
     """
-    if torch.cuda.is_available():
+    with warnings.catch_warnings(record=True) as said:  # e.g. of a driver that is too old, in many lines
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    for warning in said:
+        print(f"note    no GPU is used: {brief(warning.message)}")
+    if available:
+        check_gpu(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
         torch.backends.cudnn.allow_tf32 = False  # on by default: from Ampere on, convolutions would keep 10 bits of 23
         return torch.device("cuda")
     keep_freed_memory()
     return torch.device("cpu")
+
+
+def check_gpu(capability: tuple[int, int], built_for: list[str]) -> None:
+    """OperationError where torch's code, e.g. for sm_75 and compute_120, does not run on a GPU of this capability.
+
+    sm_86 runs on 8.6 and later of 8.x; compute_90 is compiled by the driver for whatever is later.
+    """
+    found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)", name) for name in built_for]
+    versions = [(match[1], int(match[2]), int(match[3])) for match in found if match]
+    if not versions or any(capability >= (major, minor) and (kind == "compute" or capability[0] == major)
+                           for kind, major, minor in versions):
+        return
+    raise OperationError(f"torch {torch.__version__} has no code for this GPU, whose compute capability is "
+                         f"{'{}.{}'.format(*capability)} (it has {', '.join(built_for)}); install a torch built for "
+                         "it, choose another GPU, or set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU")
+
+
+def check_compiler(device: torch.device) -> None:
+    """UserError where torch.compile would find no compiler: it needs one for what it writes."""
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    names = [os.environ.get("CXX") or default] if device.type == "cpu" else [os.environ.get("CC"), "gcc", "clang"]
+    if not any(shutil.which(shlex.split(name)[0]) for name in names if name):
+        raise UserError(f"train.compile: no compiler is here ({' or '.join(filter(None, names))}); install one "
+                        "(apt-get install g++), or set train.compile=false")
 
 
 def keep_freed_memory() -> None:

@@ -5,7 +5,6 @@ may_write() decides about a file, may_empty() about a folder.
 """
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -13,12 +12,20 @@ import os
 import platform
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cli import OperationError, UserError
 from ours import is_ours
+
+try:
+    import fcntl
+except ImportError:
+    print("error: this runs on Linux and macOS; on Windows use WSL, or the container (make docker-train)",
+          file=sys.stderr)
+    sys.exit(2)
 
 JUNK = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # what file managers leave
 HOST = re.sub(r"\W", "", platform.node()) or "host"  # machines that share a folder leave each other's files alone

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cache import Cache
 from cli import UserError
 from files import written_whole
 from images import read_rgb
@@ -35,14 +36,18 @@ def estimate_foreground(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(foreground, 0, 1) * 255).astype(np.uint8)
 
 
-def cached_foreground(folder: Path, sources: tuple[Path, Path], rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """estimate_foreground(), computed once and kept in `folder` until one of its source files changes."""
+def cached_foreground(cache: Cache, sources: tuple[Path, Path], rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """estimate_foreground(), computed once and kept in `cache` until one of its source files changes."""
     identity = str([(str(path.resolve()), path.stat().st_mtime_ns) for path in sources] + [rgb.shape])
-    path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.png"
+    path = cache.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.png"
     with contextlib.suppress(UserError):  # not there, or damaged
         return read_rgb(path)
     foreground = estimate_foreground(rgb, alpha)
     encoded = cv2.imencode(".png", foreground[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-    with written_whole(path) as part:
-        part.write_bytes(encoded)
+
+    def write() -> None:
+        with written_whole(path) as part:
+            part.write_bytes(encoded)
+
+    cache.keep(write)
     return foreground

@@ -20,6 +20,7 @@ import cli
 import distributed
 from cli import OperationError, UserError
 from config import EMBEDDED, Config, load_config, load_run, nothing_trained, sample_submission
+from device import usable_cores
 from distributed import ALONE, World
 from files import may_write, no_input, same_place, written_whole
 from foreground import estimate_foreground
@@ -159,7 +160,7 @@ def in_order(function: Callable, items: Iterable, threads: int, ahead: int) -> I
 
 def background_threads() -> int:
     """For reading and for encoding each: two keep up with any CPU's network; beside a GPU the cores are free."""
-    return max(2, min(8, (os.cpu_count() or 2) // 2)) if torch.cuda.is_available() else 2
+    return max(2, min(8, usable_cores() // 2)) if torch.cuda.is_available() else 2
 
 
 def ordered_images(cfg: Config) -> list[Path]:

@@ -1,20 +1,32 @@
 """Which images a training step sees, and how DataLoader processes bring them."""
+import contextlib
 import ctypes
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from functools import partial
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader, Dataset
 
+from cli import OperationError
 from config import Config
+from device import usable_cores
 from distributed import local_processes
 
 SHUFFLE = 2  # what a random generator is keyed by, beside dataset.py's: [seed, purpose, …]
 MOST_WORKERS = 16
+STUCK = 1800  # seconds without a single batch; a slow disk or network share is no error
+LONGEST = 70  # bytes of a socket's folder: an address may have 103 (macOS), and 32 of them are multiprocessing's names
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
@@ -35,12 +47,18 @@ def loading(cfg: Config, device: torch.device) -> dict:
     """
     workers = cfg.train.workers
     if workers == "auto":
-        cores = (os.cpu_count() or 1) // local_processes()
+        cores = usable_cores() // local_processes()
         wanted = 1 if device.type == "cpu" else max(1, min(MOST_WORKERS, cores))
         workers = min(wanted, sharing_workers(cfg))
         if workers < wanted:
             print(f"workers {workers} instead of {wanted}: /dev/shm has no room for more (docker run --shm-size=2g)")
-    return {"num_workers": workers, "pin_memory": device.type == "cuda", "worker_init_fn": partial(serve, os.getpid())}
+    return {"num_workers": workers, "pin_memory": device.type == "cuda", "worker_init_fn": partial(serve, os.getpid()),
+            **(several_processes() if workers else {})}
+
+
+def several_processes() -> dict:
+    """Linux: forked, since Python 3.14 would start them from a server that is not their main process."""
+    return {"timeout": STUCK, "multiprocessing_context": "fork" if sys.platform == "linux" else None}
 
 
 def sharing_workers(cfg: Config, shared: Path = Path("/dev/shm")) -> int:
@@ -60,6 +78,60 @@ def serve(main: int, worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(main, signal.SIGKILL)
+    Queue._on_queue_feeder_error = send_error
+    tempfile.tempdir = socket_folder((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"))
+
+
+def send_error(queue: Queue, error: Exception, result: tuple) -> None:
+    """In place of a worker's result that cannot be sent; Python would print it, and the main process wait for ever."""
+    queue.put((result[0], ExceptionWrapper(where="in DataLoader worker")))
+
+
+def socket_folder(folders: tuple[str, ...]) -> str:
+    """The first one where the workers' sockets can be: the address of one has little more than a hundred bytes."""
+    for folder in folders:
+        if len(os.fsencode(folder)) <= LONGEST and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise OperationError(f"{folders[0]}: too long for a socket's address; set TMPDIR to a folder of at most {LONGEST} "
+                         "bytes, or train.workers=0")
+
+
+def loaded(dataset: Dataset, options: dict, **more) -> Iterator:
+    """The batches of a DataLoader with loading()'s options and more. OperationError for what the machine lacks."""
+    try:
+        check_open_files(options["num_workers"])
+        yield from DataLoader(dataset, **options, **more)
+    except (Exception, KeyboardInterrupt) as error:
+        end_workers()
+        raise explained(error) from None
+
+
+def check_open_files(workers: int) -> None:
+    """OSError where there is no room for their pipes: a loader that torch has half made would print a traceback."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(4 * workers + 6 if workers else 0):
+            stack.enter_context(open(os.devnull, "rb"))
+
+
+def explained(error: BaseException) -> BaseException:
+    """The error, or one line about it: of one in a worker torch passes on the traceback, as text."""
+    text = str(error)
+    if "DataLoader timed out" in text:
+        return OperationError(f"no data worker has sent anything for {STUCK / 60:.0f} minutes; does the disk or "
+                              "network share with the data answer? Then run the same command again to resume")
+    if "Too many open files" in text:
+        return OperationError("too many open files; raise the limit (ulimit -n 4096) or lower train.workers")
+    found = re.search(r"\n\w+: (?:\[Errno -?\d+\] )?([^\n]*)$", text)
+    return OperationError(f"a data worker failed: {found[1]}") if isinstance(error, OSError) and found else error
+
+
+def end_workers() -> None:
+    """Also one that is stuck: multiprocessing would wait for it when this process ends."""
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise for each
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def end_with(parent: int, number: int) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cli import UserError
+from cache import write_failure
+from cli import OperationError, UserError
 from files import written_whole
 from folding import MatteNet
 from quantizing import Ranges, RoundedConv, load_ranges, rounded
@@ -156,8 +157,8 @@ def compile_cached(ov, core, net: MatteNet, size: int, options: dict, path: Path
     try:
         with written_whole(path) as part:
             part.write_bytes(key + hashlib.sha256(body).digest() + body)
-    except OSError as error:
-        return compiled, f" (converted anew each time: {path.parent} cannot be written to, {error.strerror})"
+    except (OSError, OperationError) as error:
+        return compiled, f" (converted anew each time: {path.parent} cannot be written to, {write_failure(error)})"
     return compiled, ""
 
 

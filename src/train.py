@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import checkpoint
@@ -22,9 +21,9 @@ import distributed
 from cli import OperationError, UserError
 from config import Config, in_epoch, load_config, predict_size, select_metric, with_predict_size
 from dataset import Pair, TrainSet, ValidationSet, memory_file, read_pairs, shared
-from device import autocast, describe, pick_device, pick_precision
+from device import autocast, check_compiler, describe, pick_device, pick_precision
 from distributed import ALONE, World
-from loading import epoch_batches, loading
+from loading import epoch_batches, loaded, loading
 from losses import matting_loss
 from pictures import panel_sheet, save_picture
 from predictor import TorchPredictor
@@ -99,6 +98,7 @@ def prepare(cfg: Config, device: torch.device, precision: str, world: World) -> 
     average = copy.deepcopy(model) if cfg.train.ema else model
     model.checkpointing = cfg.train.checkpointing
     if cfg.train.compile:
+        check_compiler(device)
         print("compile the network through torch.compile; the first steps take minutes")
         model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), cfg.train.lr, weight_decay=cfg.train.weight_decay, fused=True)
@@ -136,8 +136,7 @@ def train_epoch(run: Run, train_set: TrainSet, epoch: int, device: torch.device,
     cfg, progress, world = run.cfg, run.progress, run.world
     batches = epoch_batches(cfg, epoch, len(train_set))
     shares = [world.passes(batch, cfg.train.micro_batch) for batch in batches]
-    samples = iter(DataLoader(train_set, batch_sampler=list(itertools.chain(*shares[progress.batch:])),
-                              **how))
+    samples = loaded(train_set, how, batch_sampler=list(itertools.chain(*shares[progress.batch:])))
     loss_weights = in_epoch(cfg, epoch).loss
     past = [row[select_metric(cfg)] for row in progress.history]
     run.model.train()

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import metrics
@@ -19,6 +18,7 @@ from config import Config
 from dataset import Pair, ValidationSet, read_pair
 from distributed import ALONE, World
 from files import written_whole
+from loading import loaded
 from predictor import Predictor
 from submission import to_levels
 
@@ -78,7 +78,7 @@ def validate(predict: Predictor, val_set: ValidationSet, batch_size: int, loadin
     result, pictures = Validation(), {}
     batches = [range(len(val_set))[start:start + batch_size] for start in range(0, len(val_set), batch_size)]
     mine = world.deal(batches)
-    loader = iter(DataLoader(val_set, batch_sampler=mine, collate_fn=list, **loading))
+    loader = loaded(val_set, loading, batch_sampler=mine, collate_fn=list)
     for turn in tqdm(range(math.ceil(len(batches) / world.size)), "validation", unit="batch", disable=None,
                      leave=False):
         if turn < len(mine):

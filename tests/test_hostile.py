@@ -52,7 +52,7 @@ def test_code_in_last_pth_best_pth_or_weights_never_runs(run_dir, pairs_csv, tmp
                "weights": (train_main, tiny(pairs_csv, tmp_path / "other", f"model.weights={run}/bare.pth"))}
     for what, (main, arguments) in pickles.items():
         code, _, err = command(main, *arguments)
-        assert code == 2 and err.count("\n") == 1 and "refused: not a file of plain tensors" in err, what
+        assert code == 2 and err.count("\n") == 1 and "refused: " in err, what
     assert not (tmp_path / "ran").exists() and not (tmp_path / "other").exists()
 
 

@@ -13,6 +13,7 @@ import torch
 
 import checkpoint
 import loading
+from cache import Cache
 from cli import UserError
 from config import DEFAULTS, load_config
 from conftest import ROOT, call, scene, tiny
@@ -160,11 +161,11 @@ def test_damaged_caches_are_made_anew(pairs_csv, tmp_path, content):
 
     rgb, alpha = scene(16)
     sources = (pairs_csv, pairs_csv)
-    first = cached_foreground(tmp_path / "cache", sources, rgb, alpha)
+    first = cached_foreground(Cache(tmp_path / "cache"), sources, rgb, alpha)
     cached, = (tmp_path / "cache").iterdir()
     cached.write_bytes(content.encode())
     for _ in range(2):
-        assert np.array_equal(cached_foreground(tmp_path / "cache", sources, rgb, alpha), first)
+        assert np.array_equal(cached_foreground(Cache(tmp_path / "cache"), sources, rgb, alpha), first)
 
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")

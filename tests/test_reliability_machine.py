@@ -12,9 +12,11 @@ import torch
 
 import checkpoint
 import cli
+from cache import Cache
 from cli import OperationError
 from conftest import ROOT, call, one_error_line, scene, script, tiny
-from foreground import cached_foreground
+from decoded import DecodedFiles
+from foreground import cached_foreground, estimate_foreground
 from infer import write_png
 from ours import SOFTWARE
 from pictures import save_curves, save_picture
@@ -50,12 +52,6 @@ def submission(path):
             writer.write(name, np.random.default_rng(0).random((256, 256)))
 
 
-def cache(path):
-    rgb, alpha = scene(128)
-    path.parent.joinpath("source").write_bytes(b"")
-    cached_foreground(path.parent, (path.parent / "source",) * 2, rgb, alpha)
-
-
 NOISE = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
 HISTORY = [{"epoch": i, "train_mse": .1, "val_mse": .1, "val_mse_dense": .1, "lr": 1., "loss_a": .1} for i in (1, 2)]
 
@@ -75,13 +71,22 @@ def test_a_full_disk_is_named_with_what_it_lacks_and_the_old_file_stays(small_di
     assert path.read_bytes() == old and {file.name for file in disk.iterdir()} == {"old.png", "filler"}
 
 
-def test_a_full_disk_stops_the_cache_of_foregrounds_in_one_line(small_disk):
+def test_a_full_disk_ends_the_caches_but_not_the_work(small_disk, capsys):
     pytest.importorskip("pymatting")
     disk = small_disk(32 * 1024)
     (disk / "filler").write_bytes(bytes(24 * 1024))
-    with pytest.raises(OperationError, match=r"disk0/\w+\.png: cannot be written"):
-        cache(disk / "x")
-    assert {file.name for file in disk.iterdir()} == {"source", "filler"}
+    rgb, alpha = scene(128)
+    foregrounds = Cache(disk / "foregrounds")
+    for _ in range(2):
+        foreground = cached_foreground(foregrounds, (disk / "filler",) * 2, rgb, alpha)
+        assert np.array_equal(foreground, estimate_foreground(rgb, alpha))
+    decoded = DecodedFiles(disk / "decoded", 1e9, [], recipe=None)
+    for _ in range(2):
+        assert decoded.get([disk / "filler"], lambda: [rgb])[0] is rgb
+    left = {str(file.relative_to(disk)) for file in disk.rglob("*") if file.is_file()}
+    assert left == {"filler", "decoded/lock"}
+    out = capsys.readouterr().out
+    assert out.count("\n") == 2 and out.count("nothing more is kept there (the disk is full)") == 2
 
 
 def test_training_on_a_disk_that_fills_up_keeps_its_last_state(small_disk, pairs_csv, monkeypatch, capsys):
