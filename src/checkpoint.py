@@ -3,6 +3,7 @@
 torch.save writes a zip archive with a checksum (CRC-32) of each of its parts, which torch.load does not look at: a
 flipped bit would become a wrong weight. load() does look.
 """
+import hashlib
 import pickle
 import warnings
 import zipfile
@@ -97,8 +98,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     Strict: UserError lists missing and unexpected keys and wrong shapes. -> all that the file holds.
     """
     state = load(path)
-    weights = next((state[key] for key in ("model_state", "state_dict") if isinstance(state.get(key), dict)), state)
-    weights = {str(key).removeprefix("module."): value for key, value in weights.items()}
+    weights = bare_weights(state)
     own = model.state_dict()
     wrong = {
         "missing": [key for key in own if key not in weights],
@@ -117,7 +117,26 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     return state
 
 
-def identity(weights: Path) -> dict[str, float | None]:
-    """What tells a checkpoint from those that a longer or new training leaves in the same folder."""
-    state = load(weights)
-    return {"epoch": state.get("epoch"), "val_mse_dense": state.get("metrics", {}).get("val_mse_dense")}
+def bare_weights(state: dict) -> dict[str, torch.Tensor]:
+    """The state_dict within what load() returns, under the network's own names."""
+    weights = next((state[key] for key in ("model_state", "state_dict") if isinstance(state.get(key), dict)), state)
+    return {str(key).removeprefix("module."): value for key, value in weights.items()}
+
+
+def identity(path: Path) -> str:
+    """The fingerprint of the network in a file: the same for a copy that was renamed or saved anew in another form."""
+    try:
+        return fingerprint(bare_weights(load(path)))
+    except (RuntimeError, TypeError, ValueError) as error:  # e.g. tensors without memory
+        raise Damaged(f"{path}: holds tensors that are no weights ({brief(error)[:120]})") from None
+
+
+def fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, shapes and values. Floats count as the float32 that the network computes with."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        value = torch.as_tensor(value).detach()
+        value = (value.float() if value.is_floating_point() else value).cpu().contiguous()
+        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()
