@@ -112,7 +112,7 @@ def table(rows: dict[str, dict[str, float]], metric: str) -> list[str]:
                     f"{row['change']:+10.3%}{row['seconds']:9.2f}" for name, row in rows.items()]
 
 
-def keep_or_drop(cfg: Config, identity: str, ranges: Ranges, change: float) -> None:
+def keep_or_drop(cfg: Config, identity: dict[str, str], ranges: Ranges, change: float) -> None:
     path = ranges_path(cfg.infer.weights)
     if change >= MOST_GROWTH:
         path.unlink(missing_ok=True)

@@ -196,7 +196,7 @@ def table(results: Sequence[Result], metric: str, count: int) -> str:
     return "\n".join([*lines, "", f"{THE_ORIGINAL}: {original.verdict}", f"accepted: {accepted}"])
 
 
-def save_setting(path: Path, identity: str, setting: Setting, evidence: dict) -> None:
+def save_setting(path: Path, identity: dict[str, str], setting: Setting, evidence: dict) -> None:
     """identity: of the network that the setting was chosen for."""
     values = {"name": setting.name, "parameters": setting.parameters, "weights": identity, "evidence": evidence}
     with written_whole(path) as part:

@@ -123,10 +123,10 @@ def bare_weights(state: dict) -> dict[str, torch.Tensor]:
     return {str(key).removeprefix("module."): value for key, value in weights.items()}
 
 
-def identity(path: Path) -> str:
-    """The fingerprint of the network in a file: the same for a copy that was renamed or saved anew in another form."""
+def identity(path: Path) -> dict[str, str]:
+    """What findings are kept for: the network in a file, the same in a copy renamed or saved in another form."""
     try:
-        return fingerprint(bare_weights(load(path)))
+        return {"sha256": fingerprint(bare_weights(load(path)))}
     except (RuntimeError, TypeError, ValueError) as error:  # e.g. tensors without memory
         raise Damaged(f"{path}: holds tensors that are no weights ({brief(error)[:120]})") from None
 

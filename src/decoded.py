@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from files import stamp, written_whole
+from files import written_whole
 
 HEADER = 256  # bytes, more than that of a stored array
 
@@ -39,8 +39,8 @@ class DecodedFiles:
             return arrays
 
     def _entry(self, files: Sequence[Path]) -> Path:
-        recipe = repr((list(map(stamp, files)), self.recipe))
-        return self.folder / f"{hashlib.sha256(recipe.encode()).hexdigest()[:24]}.npy"
+        stats = [(str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        return self.folder / f"{hashlib.sha256(repr((stats, self.recipe)).encode()).hexdigest()[:24]}.npy"
 
     def _keep(self, entry: Path, arrays: Sequence[np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ def ranges_path(weights: Path) -> Path:
     return weights.parent / "int8.yaml"
 
 
-def save_ranges(weights: Path, identity: str, ranges: Ranges, change: float) -> None:
+def save_ranges(weights: Path, identity: dict[str, str], ranges: Ranges, change: float) -> None:
     """identity: of the network that was measured. change: of the MSE on the validation set, relative, for readers."""
     values = {"weights": identity, "change": change, "ranges": ranges}
     with written_whole(ranges_path(weights)) as part:

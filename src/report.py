@@ -51,7 +51,7 @@ def report(cfg: Config) -> None:
 
 def refuse_others(validation: dict, cfg: Config) -> None:
     """UserError where the numbers are not those of the weights that the page is about."""
-    if validation.get("weights") not in (None, checkpoint.identity(cfg.infer.weights)):
+    if validation.get("weights") not in (None, *checkpoint.identity(cfg.infer.weights).values()):
         raise UserError(f"{cfg.train.out_dir / 'validation.json'}: was measured with other weights than "
                         f"{cfg.infer.weights}; run the same training again, which validates best.pth, or leave "
                         "infer.weights out")

@@ -133,7 +133,7 @@ def named_files(cfg: Config, train_set: TrainSet, val_set: ValidationSet) -> dic
         named["data.backgrounds_dir"] = sha256([*map(stamp, train_set.backgrounds)])
     if cfg.model.weights:
         with contextlib.suppress(UserError):  # a resumed run does without them
-            named["model.weights"] = checkpoint.identity(cfg.model.weights)
+            named["model.weights"] = checkpoint.identity(cfg.model.weights)["sha256"]
     return named
 
 
@@ -336,7 +336,6 @@ def not_finite(sums: dict[str, float], epoch: int, batch: int, pairs: Sequence[P
 
 def main() -> None:
     args = cli.parse(__doc__)
-    outlive_the_log()
     try:
         with distributed.world() as world:
             train(with_predict_size(load_config(args.config, args.overrides)), world)
@@ -345,4 +344,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_the_log()
     cli.run(main)

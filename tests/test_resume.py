@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
 
 import checkpoint
 from cli import UserError
@@ -46,7 +45,7 @@ def run(pairs, tmp_path, capsys):
 def repaint(pairs, name: str = "alpha_0.png") -> None:
     """Another alpha in the same file."""
     alpha = cv2.imread(str(pairs / name), cv2.IMREAD_GRAYSCALE)
-    cv2.imwrite(str(pairs / name), alpha[::-1] // 2)
+    cv2.imwrite(str(pairs / name), 255 - alpha)
 
 
 def rows(folder) -> list[dict]:
@@ -70,7 +69,7 @@ def test_what_was_changed_applies_and_the_run_folder_says_so(run, tmp_path):
     assert (config.weight_decay, config.select_by, config.epochs) == (0.5, "val_mse", 2)
 
 
-@pytest.mark.parametrize("first, then", [(1, 2), (1, 4), (2, 1), (3, 2)])
+@pytest.mark.parametrize("first, then", [(1, 4), (2, 1), (3, 2)])
 def test_a_change_of_batch_size_in_mid_epoch_neither_skips_nor_repeats_images(run, monkeypatch, first, then):
     indices = seen(monkeypatch)
     run(f"train.batch_size={first}", STOP)
@@ -119,7 +118,7 @@ def test_best_pth_is_measured_again_when_the_validation_set_was_edited(run, pair
     predict = TorchPredictor(model, 64, cfg.infer.tta, torch.device("cpu"), "fp32")
     true = validate(predict, val_set, 1, {})[0].means()["val_mse_dense"]
     printed = float(said.split(" -> ")[-1].split(",")[0])
-    assert printed == pytest.approx(true, abs=2e-3) and abs(best["metrics"]["val_mse_dense"] - true) > 5e-3
+    assert printed == pytest.approx(true, abs=1e-3) and abs(best["metrics"]["val_mse_dense"] - true) > 5e-3
     assert progress["best"]["val_floor"] == float(rows(folder)[-1]["val_floor"]) != float(rows(folder)[0]["val_floor"])
 
 
@@ -263,15 +262,11 @@ def test_under_nohup_a_hangup_changes_nothing(pairs, tmp_path):
     assert "stopped by SIGTERM" in process.communicate(timeout=60)[1]
 
 
-@pytest.mark.parametrize("gone", ["stdout", "stderr", "both"])
+@pytest.mark.parametrize("gone", ["stdout", "both"])
 def test_training_outlives_its_log(pairs, tmp_path, gone):
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE if gone == "stderr" else subprocess.STDOUT}
-    if gone == "stdout":
-        streams["stderr"] = subprocess.DEVNULL
-    process = subprocess.Popen([*command(pairs, tmp_path / "run"), "train.epochs=2"], cwd=ROOT, **streams,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    for stream in filter(None, (process.stdout, process.stderr)):
-        stream.close()
+    process = subprocess.Popen([*command(pairs, tmp_path / "run"), "train.epochs=2"], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT if gone == "both" else None)
+    process.stdout.close()
     assert process.wait(120) == 0
     assert len(rows(tmp_path / "run")) == 2 and (tmp_path / "run/best.pth").exists()
 
@@ -292,10 +287,10 @@ def test_findings_are_for_one_network_whatever_its_file_is_called(tmp_path):
                                          "epoch": 3, "metrics": {"val_mse_dense": 0.1}})
     checkpoint.save(tmp_path / "c.pth", other)
     a, b, c = (checkpoint.identity(tmp_path / f"{name}.pth") for name in "abc")
-    assert a == b != c and len(a) == 64
+    assert a == b != c and len(a["sha256"]) == 64
     flipped = {key: value.clone() for key, value in one.items()}
     flipped["outconv.bias"] += 1e-6
-    assert checkpoint.fingerprint(flipped) != a
+    assert checkpoint.fingerprint(flipped) != a["sha256"]
 
 
 def test_the_embedded_weights_keep_their_identity_when_saved_in_full_precision(tmp_path):
@@ -303,9 +298,3 @@ def test_the_embedded_weights_keep_their_identity_when_saved_in_full_precision(t
     checkpoint.load_weights(model, EMBEDDED)
     checkpoint.save(tmp_path / "full.pth", model.state_dict())
     assert checkpoint.identity(tmp_path / "full.pth") == checkpoint.identity(EMBEDDED)
-
-
-def test_the_run_config_is_plain_yaml_after_a_resume(run, tmp_path):
-    run("train.epochs=1")
-    run("augment.flip_p=0.25")
-    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["augment"]["flip_p"] == 0.25
