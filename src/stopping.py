@@ -64,8 +64,10 @@ def outlive_the_log() -> None:
         except (OSError, AttributeError):  # no file is behind it, or it was closed from the start
             continue
         stream.flush()
-        setattr(sys, name, io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors,
-                                            line_buffering=stream.line_buffering, write_through=stream.write_through))
+        outlived = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors,
+                                    line_buffering=stream.line_buffering, write_through=stream.write_through)
+        setattr(sys, name, outlived)
+        setattr(sys, f"__{name}__", outlived)  # if no one held it, it would close what others write through
 
 
 def end_early(run: Run, stop: StopRequest) -> None:

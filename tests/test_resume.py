@@ -271,6 +271,13 @@ def test_training_outlives_its_log(pairs, tmp_path, gone):
     assert len(rows(tmp_path / "run")) == 2 and (tmp_path / "run/best.pth").exists()
 
 
+def test_a_silenced_process_can_still_say_why_it_ends(tmp_path):
+    code = ("import sys; sys.path.insert(0, 'src'); import distributed, stopping; stopping.outlive_the_log(); "
+            "distributed.silence(); print('lost'); print('error: why', file=sys.stderr)")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "error: why\n")
+
+
 def test_epochs_are_shared_out_as_before_where_nothing_changed(pairs, tmp_path):
     cfg = load_config(DEFAULTS, tiny(pairs / "pairs.csv", tmp_path, "train.batch_size=3"))
     whole = epoch_batches(cfg, 5, 11)
