@@ -23,6 +23,8 @@ SRC = Path(cli.__file__).parent
 
 
 def launch(args) -> None:
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup: torchrun would no longer ignore it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # before torch is imported and starts threads
     check(args)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     from torch.distributed import DistError

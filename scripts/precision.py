@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import checkpoint
 import cli
 import metrics
 from config import Config, select_metric
@@ -40,18 +41,19 @@ def compare(cfg: Config) -> None:
     may_write(ranges_path(cfg.infer.weights))
     may_write(cfg.train.out_dir / "precision.json")
     val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
+    identity = checkpoint.identity(cfg.infer.weights)  # now: a training that is under way may replace the file
     model, size = load_model(cfg)
     device, metric = pick_device(), select_metric(cfg)
     machine = hardware()
     print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}: {size} px, tta "
           f"{cfg.infer.tta}, {machine}")
     ranges = int8_ranges(cfg, model, size) if computes("int8", device) else None
-    predictors = {EXACT: TorchPredictor(model.to(device), size, cfg.infer.tta, device, "fp32"),
+    predictors = {EXACT: TorchPredictor(model.to(device), size, cfg.infer.tta, device, "fp32", cfg.infer.tile_over),
                   **backends(cfg, model, size, device, ranges)}
     rows = measure(predictors, val_set, metric)
     print("\n".join(table(rows, metric)))
     if ranges is not None:
-        keep_or_drop(cfg, ranges, rows[INT8]["change"])
+        keep_or_drop(cfg, identity, ranges, rows[INT8]["change"])
     path = cfg.train.out_dir / "precision.json"
     with written_whole(path) as part:
         part.write_text(json.dumps({"machine": machine, "metric": metric, "images": len(val_set), "size": size,
@@ -69,7 +71,7 @@ def backends(cfg: Config, model: U2Net, size: int, device: torch.device, ranges:
         infer = cfg.infer.model_copy(update={"backend": backend, "precision": precision})
         found[f"{precision}, {backend}"] = Predictor(
             OpenvinoNetwork(model, size, infer, ranges) if precision == "int8"
-            else load_network(cfg.model_copy(update={"infer": infer}), model, size), size)
+            else load_network(cfg.model_copy(update={"infer": infer}), model, size), size, infer.tile_over)
     return found
 
 
@@ -129,14 +131,14 @@ def table(rows: dict[str, dict[str, float]], metric: str) -> list[str]:
                     f"{row['change']:+10.3%}{row['seconds']:9.2f}" for name, row in rows.items()]
 
 
-def keep_or_drop(cfg: Config, ranges: Ranges, change: float) -> None:
+def keep_or_drop(cfg: Config, identity: dict[str, str], ranges: Ranges, change: float) -> None:
     path = ranges_path(cfg.infer.weights)
     if change >= MOST_GROWTH:
         remove(path)
         print(f"int8    raises the MSE by {change:.2%}, {MOST_GROWTH:.0%} or more: infer.precision=int8 stays without "
               "ranges")
         return
-    save_ranges(cfg.infer.weights, ranges, change)
+    save_ranges(cfg.infer.weights, identity, ranges, change)
     print(f"int8    {path}; infer.precision=int8 applies it")
 
 

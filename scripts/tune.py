@@ -86,8 +86,9 @@ def tune(cfg: Config) -> None:
     path = tuned_path(cfg.infer.weights)
     for result in (path, path.with_name("tune.png")):
         may_write(result)
+    identity = checkpoint.identity(cfg.infer.weights)  # now: a training that is under way may replace the file
     if len(val_set) < FEWEST:
-        save_setting(path, cfg, NONE, {"reason": f"{len(val_set)} validation images"})
+        save_setting(path, identity, NONE, {"reason": f"{len(val_set)} validation images"})
         print(f"{cfg.data.val_csv}: {len(val_set)} images are too little evidence, {FEWEST} are the least; "
               f"chosen: none\n{path}")
         return
@@ -97,7 +98,7 @@ def tune(cfg: Config) -> None:
     results = search(val_set, preds, metric, cfg.seed)
     print(table(results, metric, len(val_set)))
     setting, evidence = choose(results)
-    save_setting(path, cfg, setting, {"decided_by": metric, **evidence})
+    save_setting(path, identity, setting, {"decided_by": metric, **evidence})
     save_intervals(path.with_name("tune.png"), results, f"{path.parent} · MSE against the {TRUTHS[metric]}")
     use = "" if setting == NONE else "; infer.postprocess=tuned applies it"
     print(f"chosen: {setting}{use}\n{path}\n{path.with_name('tune.png')}")
@@ -198,9 +199,9 @@ def table(results: Sequence[Result], metric: str, count: int) -> str:
     return "\n".join([*lines, "", f"{THE_ORIGINAL}: {original.verdict}", f"accepted: {accepted}"])
 
 
-def save_setting(path: Path, cfg: Config, setting: Setting, evidence: dict) -> None:
-    values = {"name": setting.name, "parameters": setting.parameters,
-              "weights": checkpoint.identity(cfg.infer.weights), "evidence": evidence}
+def save_setting(path: Path, identity: dict[str, str], setting: Setting, evidence: dict) -> None:
+    """identity: of the network that the setting was chosen for."""
+    values = {"name": setting.name, "parameters": setting.parameters, "weights": identity, "evidence": evidence}
     with written_whole(path) as part:
         part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 

@@ -4,6 +4,7 @@ torch.save writes a zip archive with a checksum (CRC-32) of each of its parts, w
 flipped bit would become a wrong weight. load() does look.
 """
 import argparse
+import hashlib
 import pickle
 import warnings
 import zipfile
@@ -123,7 +124,20 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     return state
 
 
-def identity(weights: Path) -> dict[str, float | None]:
-    """What tells a checkpoint from those that a longer or new training leaves in the same folder."""
-    state = load(weights)
-    return {"epoch": state.get("epoch"), "val_mse_dense": state.get("metrics", {}).get("val_mse_dense")}
+def identity(path: Path) -> dict[str, str]:
+    """What findings are kept for: the network in a file, the same in a copy renamed or saved in another form."""
+    try:
+        return {"sha256": fingerprint(bare_weights(load(path)))}
+    except (RuntimeError, TypeError, ValueError) as error:  # e.g. tensors without memory
+        raise Damaged(f"{path}: holds tensors that are no weights ({brief(error)[:120]})") from None
+
+
+def fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, shapes and values. Floats count as the float32 that the network computes with."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        value = torch.as_tensor(value).detach()
+        value = (value.float() if value.is_floating_point() else value).cpu().contiguous()
+        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

@@ -49,12 +49,19 @@ class World:
 
         UserError where a pass would be left without an image.
         """
-        passes = math.ceil(math.ceil(len(batch) / self.size) / (most or len(batch)))
+        passes = self.count_passes(len(batch), most)
         if passes > len(batch) // self.size:
             raise UserError(f"a batch of {len(batch)} images leaves some of {self.size} processes without one; "
                             f"make train.batch_size a multiple of {self.size}, or lower GPUS")
         share = self.deal(batch)
         return [share[i::passes] for i in range(passes)]
+
+    def count_passes(self, images: int, most: int | None) -> int:
+        return math.ceil(math.ceil(images / self.size) / (most or images))
+
+    def fewest(self, images: int, most: int | None) -> int:
+        """Images in the smallest of the forward passes over a batch; 0: passes() would refuse it."""
+        return images // self.size // self.count_passes(images, most)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Element by element over the processes; in float64."""

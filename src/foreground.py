@@ -10,7 +10,7 @@ import numpy as np
 
 from cache import Cache
 from cli import UserError
-from files import written_whole
+from files import stamp, written_whole
 from images import read_rgb
 
 ONE_AT_A_TIME = threading.Lock()
@@ -38,7 +38,7 @@ def estimate_foreground(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 def cached_foreground(cache: Cache, sources: tuple[Path, Path], rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """estimate_foreground(), computed once and kept in `cache` until one of its source files changes."""
-    identity = str([(str(path.resolve()), path.stat().st_mtime_ns) for path in sources] + [rgb.shape])
+    identity = str([*map(stamp, sources), rgb.shape])
     path = cache.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.png"
     with contextlib.suppress(UserError):  # not there, or damaged
         return read_rgb(path)

@@ -30,14 +30,16 @@ LONGEST = 70  # bytes of a socket's folder: an address may have 103 (macOS), and
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
-def epoch_batches(cfg: Config, epoch: int, count: int) -> list[list[tuple[int, int]]]:
-    """The epoch's batches of TrainSet keys (epoch, index), shuffled by seed and epoch.
+def epoch_batches(cfg: Config, epoch: int, count: int, done: int = 0) -> list[list[tuple[int, int]]]:
+    """The epoch's batches of TrainSet keys (epoch, index), shuffled by seed and epoch, after its first `done` images.
 
     An incomplete last batch is left out (its images come in other epochs): BatchNorm learns little from one image.
+    Only where the batches so far had another size does it stay, so that no image is left out because of the change.
     """
-    order = np.random.default_rng([cfg.seed, SHUFFLE, epoch]).permutation(count).tolist()
+    order = np.random.default_rng([cfg.seed, SHUFFLE, epoch]).permutation(count).tolist()[done:]
     size = min(cfg.train.batch_size, count)
-    return [[(epoch, index) for index in order[start:start + size]] for start in range(0, count - size + 1, size)]
+    batches = [[(epoch, index) for index in order[start:start + size]] for start in range(0, len(order), size)]
+    return [batch for batch in batches if len(batch) == size or done % size]
 
 
 def loading(cfg: Config, device: torch.device) -> dict:
@@ -71,12 +73,13 @@ def sharing_workers(cfg: Config, shared: Path = Path("/dev/shm")) -> int:
 
 
 def serve(main: int, worker: int) -> None:
-    """Called in a worker: it lives as long as the process `main`, which alone is told of a terminal's Ctrl-C.
+    """Called in a worker: it lives as long as the process `main`, which alone is told of a terminal's Ctrl-C and end.
 
     The main process still needs its workers to finish the step. One killed in the moment of starting them would leave
     them behind for ever: torch's own watch then takes whoever inherits them for their parent.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal that is closed sends the second to all of its processes
+        signal.signal(number, signal.SIG_IGN)
     end_with(main, signal.SIGKILL)
     Queue._on_queue_feeder_error = send_error
     tempfile.tempdir = socket_folder((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"))

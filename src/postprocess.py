@@ -163,6 +163,6 @@ def load_tuned(weights: Path) -> Setting:
         raise UserError(f"{path}: holds no setting of post-processing ({brief(error)}); `make tune` writes it "
                         "anew") from None
     if tuned_for != checkpoint.identity(weights):
-        raise UserError(f"{path}: was tuned for another checkpoint than {weights} now is; run `make tune` again, "
-                        "or set infer.postprocess=none")
+        raise UserError(f"{path}: was tuned for another checkpoint than {weights}; run `make tune` again, or set "
+                        "infer.postprocess=none")
     return setting

@@ -86,8 +86,9 @@ class Predictor:
 class TorchPredictor(Predictor):
     """A U2Net as it is in memory at each call: what training validates with."""
 
-    def __init__(self, model: U2Net, size: int, tta: str, device: torch.device, precision: str):
-        super().__init__(live_network(model, tta, device, precision), size)
+    def __init__(self, model: U2Net, size: int, tta: str, device: torch.device, precision: str,
+                 tile_over: int | None = None):
+        super().__init__(live_network(model, tta, device, precision), size, tile_over)
 
 
 def load_predictor(cfg: Config) -> Predictor:

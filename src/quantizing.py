@@ -80,9 +80,9 @@ def ranges_path(weights: Path) -> Path:
     return weights.parent / "int8.yaml"
 
 
-def save_ranges(weights: Path, ranges: Ranges, change: float) -> None:
-    """change: of the MSE on the validation set, relative; for whoever opens the file."""
-    values = {"weights": checkpoint.identity(weights), "change": change, "ranges": ranges}
+def save_ranges(weights: Path, identity: dict[str, str], ranges: Ranges, change: float) -> None:
+    """identity: of the network that was measured. change: of the MSE on the validation set, relative, for readers."""
+    values = {"weights": identity, "change": change, "ranges": ranges}
     with written_whole(ranges_path(weights)) as part:
         part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
@@ -102,6 +102,6 @@ def load_ranges(weights: Path, net: MatteNet) -> Ranges:
     except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: holds no int8 ranges ({brief(error)}); `make precision` writes it anew") from None
     if measured_for != checkpoint.identity(weights):
-        raise UserError(f"{path}: was measured for another checkpoint than {weights} now is; run `make precision` "
-                        "again, or set infer.precision=auto")
+        raise UserError(f"{path}: was measured for another checkpoint than {weights}; run `make precision` again, "
+                        "or set infer.precision=auto")
     return ranges

@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 import torch
 
+import checkpoint
 import cli
 from cli import UserError
 from config import DEFAULTS, Config, dump_config, flat, load_config, load_run, select_metric, with_predict_size
@@ -35,6 +36,7 @@ def report(cfg: Config) -> None:
     page = cfg.train.out_dir / "report.html"
     run = read_run(cfg.train.out_dir)
     may_write(page)
+    refuse_others(run["validation"], cfg)
     predict = load_predictor(cfg)
     test = test_result(cfg)
     pictures = pictured(cfg, run, predict)
@@ -47,6 +49,14 @@ def report(cfg: Config) -> None:
         print(f"panels   {pictures['pictures_note']}")
     if "errors" in test:
         print(f"picture  {save_test_picture(cfg, test)}")
+
+
+def refuse_others(validation: dict, cfg: Config) -> None:
+    """UserError where the numbers are not those of the weights that the page is about."""
+    if validation.get("weights") not in (None, *checkpoint.identity(cfg.infer.weights).values()):
+        raise UserError(f"{cfg.train.out_dir / 'validation.json'}: was measured with other weights than "
+                        f"{cfg.infer.weights}; run the same training again, which validates best.pth, or leave "
+                        "infer.weights out")
 
 
 def read_run(out_dir: Path) -> dict:

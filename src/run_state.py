@@ -1,4 +1,5 @@
 """A training run's state: what moves with each step, how it is saved, resumed and recorded in the run folder."""
+import copy
 import csv
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,9 @@ from config import Config, dump_config, flat, official_weights, select_metric
 from distributed import World
 from files import alone_in, may_write, move, no_input, remove, written_whole
 from pictures import save_curves
+from validation import Validation
 
+NO_EFFECT = {"model.weights": " (no effect: a resumed run keeps its own weights; train.resume=never starts from these)"}
 LAST, BEFORE_LAST, DAMAGED = "last.pth", "last.prev.pth", "last.damaged.pth"
 WRITTEN = ("config.yaml", "levels.json", "validation.json", "curves.png")  # beside what a new run removes
 COLUMNS = ["epoch", "train_loss", "train_mse", "val_mse", "val_mse_dense", "val_sad", "val_grad", "val_conn", "lr",
@@ -34,6 +37,10 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0  # of training, without validation
     history: list[dict[str, float]] = field(default_factory=list)  # metrics.csv's rows
+    order: str = ""    # what the order of the epoch's images follows from
+    measure: str = ""  # what validation measures, see validation.measure()
+    anew: list[int] = field(default_factory=list)  # how many rows there were each time that this changed
+    best: dict[str, float] | None = None  # best.pth's row, as validation measures it now; None: there is no best.pth
 
     def add(self, sums: dict[str, float], images: int, seconds: float) -> None:
         for name, value in sums.items():
@@ -51,8 +58,11 @@ class Progress:
                "lr": lr, "images_per_s": self.images / self.seconds, "seconds": self.seconds + validation_seconds,
                **{f"loss_{name}": value for name, value in means.items()}}
         self.history.append(row)
-        self.batch, self.images, self.sums, self.seconds = 0, 0, {}, 0.0
+        self.begin_epoch()
         return row
+
+    def begin_epoch(self) -> None:
+        self.batch, self.images, self.sums, self.seconds = 0, 0, {}, 0.0
 
 
 @dataclass
@@ -65,7 +75,16 @@ class Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     world: World
+    content: dict[str, str] = field(default_factory=dict)  # setting -> what tells the files that it names from others
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def finished(self) -> bool:
+        return self.progress.epoch >= self.cfg.train.epochs
+
+    @property
+    def best(self) -> Path:
+        return self.cfg.train.out_dir / "best.pth"
 
     @property
     def last(self) -> Path:
@@ -88,27 +107,50 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
             "config": self.cfg.model_dump(mode="json"),
+            "content": self.content,
         }
 
-    def resume(self) -> dict[str, tuple]:
-        """Takes up what save() left -> the settings that have changed since: {key: (then, now)}."""
+    def resume(self) -> list[str]:
+        """Takes up what save() left -> what has changed since, one line each."""
         alone_in(self.cfg.train.out_dir)
         try:
-            state = checkpoint.load_weights(self.model, self.last)
+            state = self.read(self.last)
         except checkpoint.Damaged as error:
             if not self.before_last.exists():
                 raise UserError(f"{error}; or set train.resume=never to start anew") from None
             print(f"warning {error}\nwarning going on from {self.before_last}, the state before it")
-            state = checkpoint.load_weights(self.model, self.before_last)
+            state = self.read(self.before_last)
             if self.last.exists():  # or the next save would make it the previous one
                 move(self.last, self.last.with_name(DAMAGED))
         try:
             self.take(state)
+            changes = self.changes(state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError(f"{self.last}: holds no state to resume from ({brief(error)}); "
                             "set train.resume=never to start anew") from None
+        if self.progress.history and not self.best.exists():
+            print(f"warning {self.best}: is gone; the next epoch becomes the best")
+            self.progress.best = None
+        return changes
+
+    def read(self, path: Path) -> dict:
+        """What save() left. UserError where it is another network's."""
+        state = checkpoint.load(path)
+        now = self.cfg.model.variant
+        then = (state.get("config") or {}).get("model", {}).get("variant", now)
+        if then != now:
+            raise UserError(f"{path}: holds a run of model.variant={then}, not {now}; set model.variant={then} to "
+                            "resume it, or train.resume=never or another train.out_dir to start anew")
+        return state
+
+    def changes(self, state: dict) -> list[str]:
+        """What is set otherwise now, and which settings name files that are not the same as then."""
         then, now = flat(state["config"]), flat(self.cfg.model_dump(mode="json"))
-        return {key: (then.get(key), value) for key, value in now.items() if then.get(key) != value}
+        settings = {key: f"{then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value}
+        before = state.get("content", {})
+        files = {key: "the files that it names" for key, value in self.content.items()
+                 if key not in settings and before.get(key, value) != value}
+        return [f"{key}: {what}{NO_EFFECT.get(key, '')}" for key, what in {**settings, **files}.items()]
 
     def take(self, state: dict) -> None:
         """Goes on where another process's or an earlier run's state() stands."""
@@ -116,6 +158,8 @@ class Run:
         if self.average is not self.model:
             self.average.load_state_dict(state["average_state"] or state["model_state"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # they come with the state; the learning rate is set at each step
+            group["weight_decay"] = self.cfg.train.weight_decay
         if state["scaler"]:  # empty after training in another format than fp16: the scale starts anew
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
@@ -132,7 +176,11 @@ class Run:
         alone_in(out_dir)
         for path in old:
             remove(path)
-        with written_whole(out_dir / "config.yaml") as part:
+        self.save_config()
+
+    def save_config(self) -> None:
+        """config.yaml, which report, tune and precision go by."""
+        with written_whole(self.cfg.train.out_dir / "config.yaml") as part:
             part.write_text(dump_config(self.cfg), encoding="utf-8")
 
     def spare(self, paths: list[Path]) -> None:
@@ -144,15 +192,31 @@ class Run:
             may_write(path)
 
     def is_best(self) -> bool:
-        """Whether the last epoch is the best so far."""
-        values = [row[select_metric(self.cfg)] for row in self.progress.history]
-        return values[-1] <= min(values)
+        """Whether the last epoch is at least as good as best.pth."""
+        metric, best = select_metric(self.cfg), self.progress.best
+        return best is None or self.progress.history[-1][metric] <= best[metric]
 
-    def save_best(self) -> None:
-        row = self.progress.history[-1]
-        checkpoint.save(self.cfg.train.out_dir / "best.pth", {
-            "model_state": self.average.state_dict(), "config": self.cfg.model_dump(mode="json"),
-            "epoch": row["epoch"], "metrics": row})
+    def best_row(self) -> dict[str, float]:
+        """Of the epoch that best.pth is; an older version's state does not name it: the last of the best ones."""
+        return self.progress.best or min(reversed(self.progress.history), key=lambda row: row[select_metric(self.cfg)])
+
+    def best_state(self) -> dict | None:
+        """Weights and metrics of best.pth; None where it is gone or is not this run's."""
+        if not self.best.exists():
+            return None
+        try:
+            state = checkpoint.load_weights(copy.deepcopy(self.average), self.best)
+            return {name: state[name] for name in ("model_state", "metrics")}
+        except (UserError, KeyError) as error:
+            print(f"warning {self.best}: cannot be validated again ({brief(error)}); the next epoch becomes the best")
+            return None
+
+    def save_best(self, weights: dict[str, torch.Tensor], result: Validation) -> None:
+        """best.pth and validation.json: the weights of progress.best, and how they were measured."""
+        row = self.progress.best
+        checkpoint.save(self.best, {"model_state": weights, "config": self.cfg.model_dump(mode="json"),
+                                    "epoch": row["epoch"], "metrics": row})
+        result.save(self.best.with_name("validation.json"), row["epoch"], checkpoint.fingerprint(weights))
 
     def record(self) -> None:
         """metrics.csv and curves.png, from the history."""

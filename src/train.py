@@ -23,6 +23,7 @@ from config import Config, in_epoch, load_config, predict_size, select_metric, w
 from dataset import Pair, TrainSet, ValidationSet, memory_file, read_pairs, shared
 from device import autocast, check_compiler, describe, pick_device, pick_precision
 from distributed import ALONE, World
+from files import stamp
 from loading import epoch_batches, loaded, loading
 from losses import matting_loss
 from pictures import panel_sheet, save_picture
@@ -30,9 +31,9 @@ from predictor import TorchPredictor
 from run_state import Run, resumable
 from schedule import learning_rate
 from schema import Loss
-from stopping import StopRequest, end_early
-from u2net import U2Net, normalise
-from validation import Validation, reference_levels, validate
+from stopping import StopRequest, end_early, outlive_the_log
+from u2net import SHRUNK, U2Net, normalise
+from validation import Validation, Yardstick, content, measure, reference_levels, sha256
 
 
 def train(cfg: Config, world: World = ALONE) -> None:
@@ -50,49 +51,151 @@ def train(cfg: Config, world: World = ALONE) -> None:
         print(f"note    {line}")
     print(f"data    {len(train_set)} training pairs of {cfg.data.train_csv}, {len(val_set)} for validation of "
           f"{cfg.data.val_csv}; dense targets with p {cfg.augment.xray_p:g}")
-    world.passes(epoch_batches(cfg, 0, len(train_set))[0], cfg.train.micro_batch)  # has each process its share?
-    run = prepare(cfg, device, precision, world)
-    predict = TorchPredictor(run.average, predict_size(cfg), cfg.infer.tta, device, precision)
+    check_batches(cfg, world, min(cfg.train.batch_size, len(train_set)), device)
+    run = prepare(cfg, device, precision, world, named_files(cfg, train_set, val_set) if world.main else {})
+    if run.finished:
+        print_best(run)
+        return
+    keep_order(run, train_set)
 
+    predict = TorchPredictor(run.average, predict_size(cfg), cfg.infer.tta, device, precision, cfg.infer.tile_over)
     how = loading(cfg, device)
-    shown = np.linspace(0, len(val_set) - 1, min(cfg.train.samples, len(val_set)), dtype=int).tolist()
     levels = reference_levels(val_set, cfg, cfg.train.out_dir / "levels.json", world)
     print(f"levels  val_mse_dense: floor {levels['floor']:.4f}, best constant {levels['constant']:.4f}, "
           f"all zero {levels['zero']:.4f}")
+    yardstick = Yardstick(predict, val_set, how, levels, measure(val_set, cfg, world))
 
     stop = StopRequest(cfg.train.max_hours, world)  # from here on there is something to save
-    for epoch in range(run.progress.epoch + 1, cfg.train.epochs + 1):
-        train_epoch(run, train_set, epoch - 1, device, precision, how, stop)
+    compare_anew(run, yardstick, stop)
+    while not (run.finished or stop.reason):
+        train_epoch(run, train_set, device, precision, how, stop)
         run.save()  # validation can be interrupted as well
-        started = time.monotonic()
-        result, pictures = validate(predict, val_set, predict.batch_size, how, stop.agreed, shown, world)
+        if not stop.reason:
+            validate_epoch(run, yardstick, stop)
+    if stop.reason:
+        end_early(run, stop)
+    else:
+        print_best(run)
+
+
+def validate_epoch(run: Run, yardstick: Yardstick, stop: StopRequest) -> None:
+    """Closes the epoch just trained and prints its line, unless a stop request comes first."""
+    cfg, started, count = run.cfg, time.monotonic(), len(yardstick.val_set)
+    shown = np.linspace(0, count - 1, min(cfg.train.samples, count), dtype=int).tolist()
+    result, pictures = yardstick.validate(stop.agreed, shown, run.world)
+    if stop.reason:
+        return
+    row = run.progress.close_epoch(yardstick.values(result), run.optimizer.param_groups[0]["lr"],
+                                   time.monotonic() - started)
+    best = run.is_best()
+    if best:
+        run.progress.best = row
+    if run.world.main:
+        keep(run, result, pictures, best)
+    print(f"epoch {row['epoch']}/{cfg.train.epochs}  train_mse {row['train_mse']:.4f}  val_mse {row['val_mse']:.4f}  "
+          f"val_mse_dense {row['val_mse_dense']:.4f}  lr {row['lr']:.1e}  {row['images_per_s']:.1f} img/s"
+          f"{'  best' if best else ''}", flush=True)
+
+
+def print_best(run: Run) -> None:
+    if not run.best.exists():  # the user has removed it
+        print(f"warning {run.best}: is gone; a larger train.epochs makes another one")
+        return
+    row = run.best_row()
+    print(f"done    {run.best} is epoch {row['epoch']}: val_mse_dense {row['val_mse_dense']:.4f} "
+          f"(floor {row['val_floor']:.4f}, constant {row['val_constant']:.4f})")
+
+
+def check_batches(cfg: Config, world: World, images: int, device: torch.device) -> None:
+    """UserError for what would end training at the first step of one of its phases; `images`: per step."""
+    world.passes(range(images), cfg.train.micro_batch)  # has each process its share?
+    for phase in in_epoch(cfg, 0), in_epoch(cfg, cfg.train.epochs - 1):
+        crop = phase.augment.crop
+        if values_per_channel(phase, world, images, device) < 2:
+            key = "augment.crop" if crop == cfg.augment.crop else "augment.final_crop"
+            raise UserError(f"{key}={crop} with one image per forward pass: BatchNorm needs two values per channel, "
+                            f"but the deepest layer has one pixel; raise it above {SHRUNK}, or see to two images per "
+                            "pass with train.batch_size, train.micro_batch, fewer processes or more training pairs")
+
+
+def values_per_channel(phase: Config, world: World, images: int, device: torch.device) -> int:
+    """The fewest that BatchNorm gets in the network's deepest layer, for steps of so many images."""
+    together = world.size if synchronised(phase, world, device) else 1
+    return world.fewest(images, phase.train.micro_batch) * together * math.ceil(phase.augment.crop / SHRUNK) ** 2
+
+
+def synchronised(cfg: Config, world: World, device: torch.device) -> bool:
+    return world.size > 1 and cfg.train.sync_bn and device.type == "cuda"
+
+
+def named_files(cfg: Config, train_set: TrainSet, val_set: ValidationSet) -> dict[str, str]:
+    """Setting -> what tells the files that it names from others, or from what they were before."""
+    named = {"data.train_csv": content(train_set.pairs), "data.val_csv": content(val_set.pairs)}
+    if cfg.data.backgrounds_dir:
+        named["data.backgrounds_dir"] = sha256([*map(stamp, train_set.backgrounds)])
+    if cfg.model.weights:
+        with contextlib.suppress(UserError):  # a resumed run does without them
+            named["model.weights"] = checkpoint.identity(cfg.model.weights)["sha256"]
+    return named
+
+
+def keep_order(run: Run, train_set: TrainSet) -> None:
+    """An epoch under way goes through the rest of its images; where their order is another one now, through all."""
+    names = [(pair.image_path.name, pair.alpha_path.name) for pair in train_set.pairs]
+    order = sha256((run.cfg.seed, names))
+    if run.progress.images and run.progress.order not in ("", order):
+        print(f"epoch   {run.progress.epoch + 1} starts again: the training pairs or the seed have changed since")
+        run.progress.begin_epoch()
+    run.progress.order = order
+
+
+def compare_anew(run: Run, yardstick: Yardstick, stop: StopRequest) -> None:
+    """Where validation measures something else than before, best.pth is measured by it, too, before the next epoch is.
+
+    Else it would be compared with what was easier or harder.
+    """
+    progress = run.progress
+    if progress.measure == yardstick.identity:
+        return
+    if progress.history:
+        state = run.world.from_main(run.best_state() if run.world.main else None)
+        result = measured(run, state["model_state"], yardstick, stop) if state else None
         if stop.reason:
-            end_early(run, stop)
             return
-
-        values = result.means() | {"val_floor": levels["floor"], "val_constant": levels["constant"]}
-        row = run.progress.close_epoch(values, run.optimizer.param_groups[0]["lr"], time.monotonic() - started)
-        best = run.is_best()
-        if world.main:
-            keep(run, result, pictures, best)
-        print(f"epoch {epoch}/{cfg.train.epochs}  train_mse {row['train_mse']:.4f}  val_mse {row['val_mse']:.4f}  "
-              f"val_mse_dense {row['val_mse_dense']:.4f}  lr {row['lr']:.1e}  {row['images_per_s']:.1f} img/s"
-              f"{'  best' if best else ''}", flush=True)
-    best_row = min(run.progress.history, key=lambda row: row[select_metric(cfg)])
-    print(f"done    {cfg.train.out_dir}/best.pth is epoch {best_row['epoch']}: val_mse_dense "
-          f"{best_row['val_mse_dense']:.4f} (floor {levels['floor']:.4f}, constant {levels['constant']:.4f})")
+        progress.anew.append(len(progress.history))
+        progress.best = {**state["metrics"], **yardstick.values(result)} if state else None
+        if state:
+            keep_compared(run, state, result)
+    progress.measure = yardstick.identity
 
 
-def prepare(cfg: Config, device: torch.device, precision: str, world: World) -> Run:
+def measured(run: Run, weights: dict[str, torch.Tensor], yardstick: Yardstick, stop: StopRequest) -> Validation:
+    """Validates other weights than the run's own."""
+    own = copy.deepcopy(run.average.state_dict())
+    run.average.load_state_dict(weights)
+    result, _ = yardstick.validate(stop.agreed, (), run.world)
+    run.average.load_state_dict(own)
+    return result
+
+
+def keep_compared(run: Run, state: dict, result: Validation) -> None:
+    metric, row = select_metric(run.cfg), run.progress.best
+    print(f"again   {run.best}, epoch {row['epoch']}: {metric} {state['metrics'][metric]:.4f} -> {row[metric]:.4f}, "
+          "since the validation set or how it is predicted has changed")
+    if run.world.main:
+        run.save_best(state["model_state"], result)
+        run.save()
+
+
+def prepare(cfg: Config, device: torch.device, precision: str, world: World, content: dict[str, str]) -> Run:
     """Network, optimiser and, where an earlier run can go on, its state: process 0's, handed on to the others."""
     if cfg.train.compile and cfg.train.checkpointing:
         raise UserError("train.compile and train.checkpointing exclude each other; set one to false")
-    synchronised = world.size > 1 and cfg.train.sync_bn and device.type == "cuda"
-    if cfg.train.compile and synchronised:
+    if cfg.train.compile and synchronised(cfg, world, device):
         raise UserError("train.compile and train.sync_bn exclude each other on several GPUs: each BatchNorm layer "
                         "would interrupt the compiled network; set one to false")
     model = U2Net(cfg.model.variant)
-    if synchronised:
+    if synchronised(cfg, world, device):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(model) if cfg.train.ema else model
@@ -103,7 +206,7 @@ def prepare(cfg: Config, device: torch.device, precision: str, world: World) -> 
         model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), cfg.train.lr, weight_decay=cfg.train.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    run = Run(cfg, model, world.wrap(model), average, optimizer, scaler, world)
+    run = Run(cfg, model, world.wrap(model), average, optimizer, scaler, world, content)
     if world.main:
         begin(run)
     if world.size > 1:
@@ -117,8 +220,14 @@ def begin(run: Run) -> None:
     if cfg.train.resume == "never" and distributed.restarts()[1]:
         raise UserError("train.resume=never would begin anew at each restart; set it to auto, or RESTARTS to 0")
     if cfg.train.resume == "auto" and resumable(cfg.train.out_dir):
-        for key, (then, now) in run.resume().items():
-            print(f"changed {key}: {then} -> {now}")
+        for change in run.resume():
+            print(f"changed {change}")
+        if run.finished:
+            print(f"model   {cfg.model.variant} of {run.last}: all {run.progress.epoch} epochs are done, nothing is "
+                  f"trained; a larger train.epochs trains it further as set now, train.resume=never or another "
+                  "train.out_dir starts anew")
+            return
+        run.save_config()
         print(f"model   {cfg.model.variant}, resumed from {run.last} in epoch {run.progress.epoch + 1}, "
               f"after {run.progress.batch} batches")
     else:
@@ -130,23 +239,29 @@ def begin(run: Run) -> None:
               f"lr {cfg.train.lr:.1e}, warm-up {cfg.train.warmup:.0%} of the steps, {cfg.train.schedule} schedule")
 
 
-def train_epoch(run: Run, train_set: TrainSet, epoch: int, device: torch.device, precision: str,
-                how: dict, stop: StopRequest) -> None:
-    """What is left of one epoch; a stop request ends it after the step under way."""
+def train_epoch(run: Run, train_set: TrainSet, device: torch.device, precision: str, how: dict,
+                stop: StopRequest) -> None:
+    """What is left of the epoch under way; a stop request ends it after the next step."""
     cfg, progress, world = run.cfg, run.progress, run.world
-    batches = epoch_batches(cfg, epoch, len(train_set))
+    epoch = progress.epoch
+    batches = epoch_batches(cfg, epoch, len(train_set), progress.images)
+    size = min(cfg.train.batch_size, len(train_set))  # of each batch, unless it has changed within the epoch
+    if batches and values_per_channel(in_epoch(cfg, epoch), world, len(batches[-1]), device) < 2:
+        batches.pop()  # the few images that such a change has left over
+    steps = len(train_set) // size  # per epoch
     shares = [world.passes(batch, cfg.train.micro_batch) for batch in batches]
-    samples = loaded(train_set, how, batch_sampler=list(itertools.chain(*shares[progress.batch:])))
+    samples = loaded(train_set, how, batch_sampler=list(itertools.chain(*shares)))
     loss_weights = in_epoch(cfg, epoch).loss
     past = [row[select_metric(cfg)] for row in progress.history]
     run.model.train()
     saved = clock = time.monotonic()
-    for batch in tqdm(batches[progress.batch:], f"epoch {epoch + 1}", len(batches), initial=progress.batch,
-                      unit="batch", disable=None, leave=False):
+    for batch, share in tqdm(zip(batches, shares, strict=True), f"epoch {epoch + 1}", progress.batch + len(batches),
+                             initial=progress.batch, unit="batch", disable=None, leave=False):
+        step = epoch * steps + progress.images / size  # as the schedule counts: in batches of the present size
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(cfg.train, progress.step, len(batches) * cfg.train.epochs, past)
+            group["lr"] = learning_rate(cfg.train, step, steps * cfg.train.epochs, past, progress.anew)
         run.optimizer.zero_grad()
-        passes = len(shares[progress.batch])
+        passes = len(share)
         sums = accumulate(run, itertools.islice(samples, passes), passes, len(batch), loss_weights, device, precision)
         if not math.isfinite(sums["total"]):
             raise OperationError(not_finite(sums, epoch, progress.batch, [train_set.pairs[i] for _, i in batch]))
@@ -191,8 +306,7 @@ def accumulate(run: Run, samples: Iterator[tuple], passes: int, images: int, los
 def keep(run: Run, result: Validation, pictures: list[tuple], best: bool) -> None:
     """What the run folder gets of the epoch just closed."""
     if best:
-        run.save_best()
-        result.save(run.cfg.train.out_dir / "validation.json", run.progress.epoch)
+        run.save_best(run.average.state_dict(), result)
     run.record()
     if pictures:
         draw_samples(run.cfg, run.progress.epoch, pictures)
@@ -236,4 +350,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    outlive_the_log()
     cli.run(main)

@@ -27,6 +27,7 @@ STAGES = {
     },
 }
 DEPTH = 6
+SHRUNK = 32  # times narrower than the input is the deepest layer, rounded up
 # What the official weights were trained on: ImageNet's mean and standard deviation.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -3,7 +3,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +17,31 @@ from cli import UserError
 from config import Config
 from dataset import Pair, ValidationSet, read_pair
 from distributed import ALONE, World
-from files import written_whole
+from files import stamp, written_whole
 from loading import loaded
 from predictor import Predictor
 from submission import to_levels
 
 FLOOR = 7  # what a random generator is keyed by: [seed, purpose, …]
 DRAWS = 4  # per image for the floor: its standard error over pixels and images is far below its value
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What each epoch of a run is measured by."""
+    predict: Predictor
+    val_set: ValidationSet
+    loading: dict             # how its DataLoader runs
+    levels: dict[str, float]  # of reference_levels()
+    identity: str             # of measure()
+
+    def validate(self, stopped: Callable[[], bool], shown: Collection[int],
+                 world: World) -> tuple["Validation", list[tuple]]:
+        return validate(self.predict, self.val_set, self.predict.batch_size, self.loading, stopped, shown, world)
+
+    def values(self, result: "Validation") -> dict[str, float]:
+        """metrics.csv's val_* columns, and the levels between which they lie."""
+        return result.means() | {"val_floor": self.levels["floor"], "val_constant": self.levels["constant"]}
 
 
 @dataclass
@@ -60,11 +78,12 @@ class Validation:
         histograms = {name: sum(part[name] for part, _ in parts) for name in self.histograms}
         return Validation(world.merge(self.images), histograms, sum(sums for _, sums in parts))
 
-    def save(self, path: Path, epoch: int) -> None:
-        """As validation.json of a run folder, for the report."""
+    def save(self, path: Path, epoch: int, weights: str) -> None:
+        """As validation.json of a run folder, for the report. weights: the fingerprint of what was validated."""
         with written_whole(path) as part:
             part.write_text(json.dumps({
-                "epoch": epoch, "images": list(self.images.values()), "target_sums": self.target_sums.tolist(),
+                "epoch": epoch, "weights": weights, "images": list(self.images.values()),
+                "target_sums": self.target_sums.tolist(),
                 "histograms": {name: counts.tolist() for name, counts in self.histograms.items()}}), encoding="utf-8")
 
 
@@ -93,20 +112,41 @@ def validate(predict: Predictor, val_set: ValidationSet, batch_size: int, loadin
     return result.merged(world), list(world.merge(pictures).values())
 
 
+def content(pairs: Sequence[Pair]) -> str:
+    """What tells a set of pairs from another one, or from itself before its CSV or one of its files was edited."""
+    return sha256([(stamp(pair.image_path), stamp(pair.alpha_path)) for pair in pairs])
+
+
+def sha256(values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()
+
+
+def measure(val_set: ValidationSet, cfg: Config, world: World = ALONE) -> str:
+    """What tells a validation from one whose numbers cannot be compared with its own: other truths or predictions."""
+    infer = cfg.infer
+    own = sha256((content(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray, infer.size, infer.tta,
+                  infer.tile_over))
+    return world.from_main({"measure": own})["measure"]  # on another machine the same files can have other times
+
+
+def kept_levels(cache: Path, identity: str) -> dict[str, float] | None:
+    """What reference_levels() left in the file, if it is about the same images and draws."""
+    with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        if isinstance(known, dict) and known.pop("identity", None) == identity:
+            return known
+    return None
+
+
 def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: World = ALONE) -> dict[str, float]:
     """What val_mse_dense is to be read against: the `floor`, and the predictions `zero` and best `constant`.
 
     The floor is the mean over images of the variance between draws of the dense alpha: the draws cannot be seen in the
     image, so no model beats it in expectation. Computed once per validation set and kept in the file `cache`.
     """
-    files = [(str(pair.image_path.resolve()), str(pair.alpha_path.resolve())) for pair in val_set.pairs]
-    identity = hashlib.sha256(repr((files, cfg.seed, cfg.data.size, cfg.augment.xray)).encode()).hexdigest()
-    known = None
-    if world.main:
-        with contextlib.suppress(OSError, ValueError):  # not there, or damaged
-            known = json.loads(cache.read_text(encoding="utf-8"))
-    known = world.from_main(known)
-    if isinstance(known, dict) and known.pop("identity", None) == identity:
+    identity = sha256((content(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray))
+    known = world.from_main(kept_levels(cache, identity) if world.main else None)
+    if known:
         return known
 
     def moments(index: int) -> tuple[float, float, float]:

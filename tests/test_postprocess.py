@@ -188,6 +188,6 @@ def test_a_missing_file_and_one_for_other_weights_are_refused(weights):
         with pytest.raises(UserError, match="make tune"):
             load_tuned(weights)
     write(weights)
-    torch.save({"model_state": {}, "epoch": 4, "metrics": {"val_mse_dense": 2e-5}}, weights)
+    torch.save({"model_state": {"layer": torch.ones(1)}, "epoch": 3, "metrics": {"val_mse_dense": 1e-5}}, weights)
     with pytest.raises(UserError, match="another checkpoint"):
         load_tuned(weights)

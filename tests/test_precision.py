@@ -83,7 +83,7 @@ def test_the_command_keeps_ranges_that_inference_takes(run, monkeypatch, capsys)
     assert np.abs(predict([scene(64)[0]])[0] - load_predictor(run)([scene(64)[0]])[0]).mean() < 0.02
 
     values = yaml.safe_load(ranges_path(run.infer.weights).read_text())
-    for damage, words in ((values | {"weights": {"epoch": 99, "val_mse_dense": 0}}, "another checkpoint"),
+    for damage, words in ((values | {"weights": {"sha256": "0" * 64}}, "another checkpoint"),
                           (values | {"ranges": 3}, "holds no int8 ranges"),
                           (values | {"ranges": {"stage1": 1.0}}, "holds no int8 ranges"),
                           (values | {"ranges": dict.fromkeys(values["ranges"], -1)}, "a range is not positive"),
@@ -98,7 +98,7 @@ def test_the_command_keeps_ranges_that_inference_takes(run, monkeypatch, capsys)
 def test_ranges_that_cost_too_much_are_dropped(run, capsys):
     path = ranges_path(run.infer.weights)
     path.write_text("of an earlier time")
-    precision.keep_or_drop(run, {"stage1.rebnconv1.conv_s1": 1.0}, 0.01)
+    precision.keep_or_drop(run, {"sha256": "0" * 64}, {"stage1.rebnconv1.conv_s1": 1.0}, 0.01)
     assert not path.exists() and "raises the MSE by 1.00%" in capsys.readouterr().out
 
 

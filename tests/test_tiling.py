@@ -4,9 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import scene
-from predictor import Predictor
+import checkpoint
+from config import DEFAULTS, load_config
+from conftest import scene, tiny, write_pairs
+from dataset import ValidationSet, read_pairs
+from predictor import Predictor, load_predictor
 from tiling import starts, tiled_alpha, window
+from train import train
+from validation import validate
 
 SIZE = 64
 
@@ -75,3 +80,17 @@ def test_only_large_images_are_tiled_and_never_in_larger_batches():
     network.seen.clear()
     Predictor(network, 160, tile_over=128)([large])  # seen at full resolution as it is
     assert network.seen == [1]
+
+
+def test_training_validates_with_tiles_as_inference_predicts(tmp_path):
+    pairs_csv = write_pairs(tmp_path / "pairs", 2, 150)
+    cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path / "run", "train.epochs=1", "train.amp=fp32",
+                                     "infer.precision=fp32", "infer.backend=torch", "infer.tile_over=100",
+                                     "model.weights=embedded", "train.lr=1e-6"))
+    train(cfg)
+    kept = checkpoint.load(tmp_path / "run/best.pth")["metrics"]["val_mse_dense"]
+    whole = cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"tile_over": None})})
+    tiled, untiled = (validate(load_predictor(each), ValidationSet(read_pairs(pairs_csv), each), 1, {})[0].means()
+                      for each in (cfg, whole))
+    assert kept == pytest.approx(tiled["val_mse_dense"], rel=1e-5)
+    assert kept != pytest.approx(untiled["val_mse_dense"], rel=3e-4)

@@ -115,7 +115,7 @@ def test_a_signal_finishes_the_step_saves_and_the_next_call_goes_on(pairs_csv, t
     wait_for(tmp_path / "metrics.csv")
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == code and "the same command goes on from there" in said
+    assert process.returncode == code and "run the same command again to resume" in said
     assert "Traceback" not in said
     epoch = checkpoint.load(tmp_path / "last.pth")["progress"]["epoch"]
     result = script("src/train.py", *tiny(pairs_csv, tmp_path, f"train.epochs={epoch + 1}"))
