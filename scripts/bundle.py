@@ -28,7 +28,7 @@ BOOT, CELLS = ROOT / "scripts/kernel_boot.py", ROOT / "scripts/kernel_cells.py"
 SOURCES = tuple(ROOT / name for name in (
     "src/augment.py", "src/checkpoint.py", "src/cli.py", "src/config.py", "src/dataset.py", "src/decoded.py",
     "src/device.py", "src/distributed.py", "src/files.py", "src/folding.py", "src/foreground.py", "src/images.py",
-    "src/infer.py", "src/loading.py", "src/losses.py", "src/metrics.py", "src/openvino_backend.py",
+    "src/infer.py", "src/loading.py", "src/losses.py", "src/metrics.py", "src/openvino_backend.py", "src/outputs.py",
     "src/pictures.py", "src/postprocess.py", "src/predictor.py", "src/quantizing.py", "src/recompute.py",
     "src/run_state.py", "src/schedule.py", "src/schema.py", "src/stopping.py", "src/submission.py", "src/tiling.py",
     "src/torch_backend.py", "src/train.py", "src/u2net.py", "src/validation.py", "scripts/findings.py",

@@ -20,6 +20,7 @@ import cli
 from cli import OperationError, brief
 from config import Config, load_config, official_weights
 from files import file_sha256, written_whole
+from outputs import check_folder
 from schema import without_credentials
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
@@ -33,6 +34,7 @@ TIMEOUT, RETRIES = 10, 3  # seconds to wait for each piece; further attempts, ea
 def get_weights(cfg: Config) -> None:
     """weights/<variant>.pth, right or not at all. OperationError says how to get it by hand."""
     path, (sha256, drive_id) = official_weights(cfg.model.variant), OFFICIAL[cfg.model.variant]
+    check_folder(path.parent, "run the command in a folder that you can write to")
     if path.exists() and file_sha256(path) == sha256:
         print(f"{path}: already there, SHA-256 verified")
         return

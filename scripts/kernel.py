@@ -18,12 +18,14 @@ from cli import UserError
 from config import Config, load_config
 from files import written_whole
 from kernel_lint import problems
+from outputs import check_folder
 
 BUILD = Path("build")
 
 
 def build(cfg: Config) -> None:
     """Fills build/kernel/ and build/dataset/ anew; says what a push would still refuse."""
+    check_folder(BUILD, "run the command in a folder that you can write to")
     dataset = dataset_files(cfg)
     kernel = kernel_files(cfg, dataset)
     # Killed at any moment, a folder is whole or not there: a push finds no half of one, nor halves of two builds.

@@ -28,6 +28,7 @@ import metrics
 from config import Config, load_run, select_metric
 from dataset import ValidationSet, read_pairs
 from files import written_whole
+from outputs import check_folder
 from postprocess import (
     NONE,
     ORIGINAL,
@@ -80,6 +81,7 @@ class Result:
 
 def tune(cfg: Config) -> None:
     """cfg: the run's. Writes postprocess.yaml ("none" included) and tune.png beside its best checkpoint."""
+    check_folder(tuned_path(cfg.infer.weights).parent, "make it writable, or work on a copy of it")
     metric = select_metric(cfg)
     val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
     path = tuned_path(cfg.infer.weights)

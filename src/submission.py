@@ -148,6 +148,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, str, str]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such CSV; `make infer` writes submission.csv, `make data` solution.csv "
                         "where the true alphas are known") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, not a CSV") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
 
