@@ -183,7 +183,7 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not separator or not re.fullmatch(r"\w+(\.\w+){0,3}", key):
         raise UserError(f"'{_one_line(text)}': an override is written key=value, e.g. train.epochs=3")
     kind = _kind(key)
-    if _takes_text(kind):
+    if kind is None or _takes_text(kind):  # an unknown key is reported later
         values = None if value in ("", "null") else value
     else:
         try:

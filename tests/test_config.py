@@ -123,6 +123,7 @@ def test_elsewhere_the_repositorys_config_is_used_and_it_is_said(tmp_path):
 @pytest.mark.parametrize("override, words", [
     ("train.epoch=3", "did you mean train.epochs"),
     ("trian.epochs=3", "did you mean train.epochs"),
+    ("train.out_dri=a: #b", "did you mean train.out_dir"),
     ("train.epochs=0", "train.epochs=0: should be greater than or equal to 1"),
     ("train.epochs=many", "train.epochs=many: should be a valid integer"),
     ("train.lr=true", "train.lr=True"),

@@ -69,6 +69,7 @@ AS_TYPED = "train.out_dir='outputs/run #2' kaggle.message='costs $5, it'\\''s $(
 
 
 def test_settings_reach_the_command_as_typed_with_make_and_in_the_image(fake):
+    Path("requirements.txt").touch()
     words, _ = fake("docker", "make", "docker-train", f"ARGS={AS_TYPED}", "SOURCE=a, b")
     assert words[-3:] == ["train", "SOURCE=a, b", f"ARGS={AS_TYPED}"]
     for arguments in (["train"], ["train", "GPUS=2"], ["demo"]):
