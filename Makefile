@@ -1,7 +1,11 @@
 # One readable command per target. ARGS passes settings on: make train ARGS="train.epochs=3 data.limit=100"
+# They reach the shell as typed, so blanks, # and $ are quoted for it alone: ARGS="train.out_dir='outputs/run #2'"
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+ifneq ($(origin ARGS),file)
+override ARGS := $(value ARGS)
+endif
 SOURCE ?= competition,magick
 # Several processes, for train and infer: GPUS per machine; on each of NNODES machines the same command with its own
 # NODE_RANK (0, 1, …) and the address of machine 0; how often a run whose process died is started again.
@@ -79,7 +83,7 @@ data/pretrain/splits/train.csv: | setup
 	$(PY) scripts/get_data.py $(PRETRAIN)
 
 data: setup  ## pairs and test images into data/; SOURCE=competition,magick (default) | csv | synthetic (no network)
-	$(PY) scripts/get_data.py data.source=$(SOURCE) $(ARGS)
+	$(PY) scripts/get_data.py data.source="$(SOURCE)" $(ARGS)
 
 weights: setup  ## the official U²-Net weights, verified, into weights/
 	$(PY) scripts/get_weights.py $(ARGS)
@@ -144,7 +148,7 @@ docker-build:  ## the CUDA image; BASE_IMAGE and TORCH_INDEX: see docker/Dockerf
 # The same targets inside the image, with this folder's config.yaml, data, weights and outputs, on the GPUs if any.
 IN_IMAGE = @DOCKER="$(DOCKER)" IMAGE="$(IMAGE)" docker/run.sh $(@:docker-%=%) \
            $(foreach name,SOURCE ARGS GPUS NNODES NODE_RANK MASTER_ADDR MASTER_PORT RESTARTS,\
-           $(if $(filter file,$(origin $(name))),,$(name)='$($(name))'))
+           $(if $(filter file,$(origin $(name))),,$(name)='$(subst ','\'',$($(name)))'))
 
 docker-data:  ## in the image: data
 docker-weights:  ## in the image: weights

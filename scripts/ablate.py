@@ -25,6 +25,7 @@ from cli import OperationError, UserError
 from config import Config, load_config
 from dataset import read_pairs
 from files import may_write, written_whole
+from outputs import check_folder
 from redact import without_secrets
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
@@ -77,6 +78,7 @@ def factors(cfg: Config) -> list[Factor]:
 
 def ablate(args) -> None:
     cfg = load_config(args.config, args.overrides)
+    check_folder(Path(args.out), "choose another --out")
     pairs = read_pairs(cfg.data.train_csv, cfg.data.limit, cfg.data.on_error)
     epochs = max(1, round(args.budget / max(1, len(pairs) // cfg.train.batch_size)))
     cfg = load_config(args.config, [*args.overrides, f"train.epochs={epochs}"])

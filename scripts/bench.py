@@ -33,12 +33,14 @@ from cli import UserError
 from config import load_config
 from files import may_write, written_whole
 from machine import processor
+from outputs import check_file
 
 HEADER = "| work | reference | ours | ratio | asked | agreement |\n|---|---|---|---|---|---|\n"
 
 
 def bench(args) -> None:
     cfg = load_config(args.config, args.overrides)
+    check_file(Path(args.out), "--out")
     if args.gpu and not torch.cuda.is_available():
         raise UserError("--gpu: torch sees no CUDA device")
     works = bench_work.gpu_works(cfg) if args.gpu else bench_work.cpu_works(cfg)

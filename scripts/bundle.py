@@ -31,9 +31,9 @@ SOURCES = tuple(ROOT / name for name in (
     "src/augment.py", "src/cache.py", "src/checkpoint.py", "src/cli.py", "src/config.py", "src/dataset.py",
     "src/decoded.py", "src/device.py", "src/distributed.py", "src/files.py", "src/folding.py", "src/foreground.py",
     "src/foreign.py", "src/formats.py", "src/images.py", "src/infer.py", "src/loading.py", "src/losses.py",
-    "src/metrics.py", "src/openvino_backend.py", "src/ours.py", "src/pictures.py", "src/plausible.py",
-    "src/postprocess.py", "src/predictor.py", "src/quantizing.py", "src/recompute.py", "src/redact.py",
-    "src/remembered.py", "src/run_state.py", "src/schedule.py", "src/schema.py", "src/stopping.py",
+    "src/metrics.py", "src/openvino_backend.py", "src/ours.py", "src/outputs.py", "src/pictures.py",
+    "src/plausible.py", "src/postprocess.py", "src/predictor.py", "src/quantizing.py", "src/recompute.py",
+    "src/redact.py", "src/remembered.py", "src/run_state.py", "src/schedule.py", "src/schema.py", "src/stopping.py",
     "src/submission.py", "src/tables.py", "src/tiling.py", "src/torch_backend.py", "src/train.py", "src/u2net.py",
     "src/validation.py", "scripts/findings.py", "scripts/kernel_inputs.py", "scripts/kernel_main.py",
     "scripts/kernel_show.py", "scripts/kernel_train.py", "scripts/launch.py", "scripts/pairs.py"))

@@ -16,6 +16,7 @@ import cli
 from cli import OperationError, UserError
 from config import Config, load_config
 from files import alone_in, may_write, room_for
+from outputs import check_file, check_folder
 from pairs import Split, write_splits
 
 # Loaded when asked for: each has libraries of its own. fetch(cfg) -> pairs by side; csv is also the standard library's.
@@ -30,6 +31,15 @@ def fetch(cfg: Config, source: str) -> Split:
         raise OperationError(f"source {source}: {error}; SOURCE=synthetic needs no network") from None
 
 
+def check_outputs(cfg: Config, sources: list[str]) -> None:
+    """UserError, before anything is fetched, where it could not be written."""
+    check_folder(cfg.data.root, "choose another data.root")
+    if {"competition", "synthetic"} & set(sources):
+        check_folder(cfg.data.test_dir, "choose another data.test_dir")
+    if "synthetic" in sources:
+        check_file(cfg.data.solution_csv, "data.solution_csv")
+
+
 def main() -> None:
     args = cli.parse(__doc__, options={
         "check": (False, "data.source=csv: report what is wrong with the pairs, write nothing")})
@@ -40,11 +50,13 @@ def main() -> None:
         import folders
         folders.check(cfg)
         return
+    sources = cfg.data.source.split(",")
+    check_outputs(cfg, sources)
     for side in ("train", "val"):
         may_write(cfg.data.root / f"splits/{side}.csv")
     alone_in(cfg.data.root)
     with room_for(cfg.data.root):
-        splits = [fetch(cfg, source) for source in cfg.data.source.split(",")]
+        splits = [fetch(cfg, source) for source in sources]
         if any(split["train"] or split["val"] for split in splits):
             write_splits(cfg.data.root, splits)
 

@@ -27,6 +27,7 @@ from cli import OperationError, UserError, brief
 from config import ROOT, Config, load_config, official_weights
 from files import file_sha256, remove_folder, written_whole
 from images import read_rgb
+from outputs import check_folder
 from predictor import to_square
 from proxies import proxy_fault
 
@@ -41,6 +42,7 @@ TIMEOUT, RETRIES = 10, 3  # seconds to wait for each piece; further attempts, ea
 def get_weights(cfg: Config) -> None:
     """weights/<variant>.pth, right or not at all. OperationError says how to get it by hand."""
     variant, path = cfg.model.variant, official_weights(cfg.model.variant)
+    check_folder(path.parent, "run the command in a folder that you can write to")
     if path.exists() and (origin := known(path, variant)):
         print(f"{path}: already there, {origin}")
         return

@@ -18,12 +18,14 @@ from config import Config, load_config
 from files import may_empty, remove_folder, written_folder
 from infer import with_weights
 from kernel_lint import problems
+from outputs import check_folder
 
 BUILD = Path("build")
 
 
 def build(cfg: Config) -> None:
     """Fills build/kernel/ and build/dataset/ anew; says what a push would still refuse."""
+    check_folder(BUILD, "run the command in a folder that you can write to")
     if cfg.kernel.mode == "infer":
         cfg = with_weights(cfg)
     dataset = dataset_files(cfg)

@@ -4,7 +4,6 @@
     predict(job, train(job))
     finish(job)
 """
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from types import MappingProxyType
 
 import cli
 from cli import UserError
-from config import Config, load_config
+from config import Config, as_overrides, load_config
 from images import read_shapes
 from infer import infer, ordered_images
 from kernel_inputs import find_bundle, find_splits, find_test_set
@@ -44,7 +43,7 @@ class Job:
 
     def config(self, changes: Mapping[str, object] = MappingProxyType({})) -> Config:
         """The settings; `changes`: {"section.key": value}."""
-        return load_config(self.bundle / "config.yaml", [*self.overrides, *overrides(changes)])
+        return load_config(self.bundle / "config.yaml", [*self.overrides, *as_overrides(changes)])
 
 
 def main(settings: dict) -> None:
@@ -71,7 +70,7 @@ def start(settings: dict, changes: Mapping[str, object] = MappingProxyType({})) 
     inputs, working, scratch = root / "input", root / "working", Path(tempfile.mkdtemp())
     bundle = find_bundle(inputs, settings)
     images, sample = find_test_set(inputs, load_config(bundle / "config.yaml").kaggle.competition, bundle)
-    job = Job(bundle, inputs, scratch, tuple(overrides({
+    job = Job(bundle, inputs, scratch, tuple(as_overrides({
         "infer.images": images, "data.sample_submission": sample, "data.root": scratch,
         "infer.submission": working / "submission.csv", "train.out_dir": working / "run", **changes})),
         device, started)
@@ -105,14 +104,14 @@ def train(job: Job) -> Path:
     seconds = min(seconds, (cfg.train.max_hours or limit) * 3600)
     train_csv, val_csv = find_splits(job.inputs, job.scratch, cfg.data.val_share)
     weights = job.bundle / "weights.pth"
-    places = overrides({"data.train_csv": train_csv, "data.val_csv": val_csv,
+    places = as_overrides({"data.train_csv": train_csv, "data.val_csv": val_csv,
                         "model.weights": weights if weights.exists() else None})
     processes = process_count(cfg.kernel.processes, job.device)
     end = time.monotonic() + seconds
 
     def attempt(more: list[str]) -> None:
         left = end - time.monotonic()
-        settings = [*job.overrides, *places, *overrides({"train.max_hours": left / 3600}), *more]
+        settings = [*job.overrides, *places, *as_overrides({"train.max_hours": left / 3600}), *more]
         run_training(processes, job.bundle / "config.yaml", settings, cfg.train.out_dir, left + SPARE / 2 * limit)
 
     train_to_the_end(attempt, cfg.train.out_dir, end)
@@ -130,8 +129,3 @@ def finish(job: Job) -> None:
     shapes = read_shapes(ordered_images(cfg))
     rows = validate(cfg.infer.submission, list(shapes), shapes)
     print(f"done    {cfg.infer.submission}: {rows} rows, valid, after {time.monotonic() - job.started:.0f} s")
-
-
-def overrides(values: Mapping[str, object]) -> list[str]:
-    """key=value as load_config() takes them, whatever characters a path holds."""
-    return [f"{key}={json.dumps(str(value) if isinstance(value, Path) else value)}" for key, value in values.items()]

@@ -27,6 +27,7 @@ from folding import MatteNet
 from infer import run_with_weights
 from machine import hardware
 from openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
+from outputs import check_folder
 from predictor import Predictor, TorchPredictor, load_model, load_network, to_square
 from quantizing import Ranges, measure_ranges, ranges_path, save_ranges
 from u2net import U2Net
@@ -38,6 +39,8 @@ EXACT, INT8 = "fp32, as trained", "int8, openvino"
 
 def compare(cfg: Config) -> None:
     """cfg: the run's."""
+    for folder in {cfg.train.out_dir, cfg.infer.weights.parent}:
+        check_folder(folder, "make it writable, or work on a copy of it")
     may_write(ranges_path(cfg.infer.weights))
     may_write(cfg.train.out_dir / "precision.json")
     val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)

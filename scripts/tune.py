@@ -29,6 +29,7 @@ from config import Config, select_metric
 from dataset import ValidationSet, read_pairs
 from files import may_write, written_whole
 from infer import run_with_weights
+from outputs import check_folder
 from postprocess import (
     NONE,
     ORIGINAL,
@@ -81,6 +82,7 @@ class Result:
 
 def tune(cfg: Config) -> None:
     """cfg: the run's. Writes postprocess.yaml ("none" included) and tune.png beside its best checkpoint."""
+    check_folder(tuned_path(cfg.infer.weights).parent, "make it writable, or work on a copy of it")
     metric = select_metric(cfg)
     val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
     path = tuned_path(cfg.infer.weights)

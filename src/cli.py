@@ -6,13 +6,19 @@ Exit 0: done. 2: the user's input is wrong. 1: the operation failed. 130 / 143: 
 In each failing case one line `error: …` goes to stderr and names the thing and the remedy.
 """
 import argparse
+import contextlib
+import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from redact import Screened, learn_secrets, without_secrets
+
+CONFIG = Path(__file__).resolve().parent.parent / "config.yaml"
 
 
 class UserError(Exception):
@@ -40,14 +46,25 @@ def parse(doc: str, actions: Sequence[str] = (), arguments: Sequence[str] | None
     `doc` is the script's docstring. An option whose default is False is a switch.
     """
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="config.yaml", help="YAML file with any of config.yaml's keys")
+    parser.add_argument("--config", help="YAML file with any of config.yaml's keys; default: the current folder's, "
+                        "else the repository's")
     if actions:
         parser.add_argument("action", choices=actions)
     for name, (default, meaning) in (options or {}).items():
         kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
         parser.add_argument(f"--{name}", help=meaning, **kind)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.epochs=3")
-    return parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
+    args.config = default_config() if args.config is None else os.path.expanduser(args.config)
+    return args
+
+
+def default_config() -> str:
+    """config.yaml of the current folder; where there is none, the repository's, and it is said."""
+    if Path("config.yaml").exists() or not CONFIG.exists():
+        return "config.yaml"
+    print(f"config  {CONFIG} (no config.yaml in the current folder)", flush=True)
+    return str(CONFIG)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,6 +74,7 @@ class _Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[], None]) -> None:
     """Calls `main` and ends the process with the exit code and the one line that its outcome asks for."""
+    open_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     screen()
     warnings.filterwarnings("ignore", module="PIL")  # of files that it reads all the same
@@ -67,6 +85,10 @@ def run(main: Callable[[], None]) -> None:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
+    except BrokenPipeError as error:
+        if flushed(sys.stdout, "\n"):
+            _end(1, error)  # it was another pipe
+        sys.exit(128 + signal.SIGPIPE)  # as any tool does before `| head`
     except OSError as error:
         _end(1, f"{error.strerror or error}: {error.filename}" if error.filename else error)
     except KeyboardInterrupt:
@@ -79,6 +101,28 @@ def run(main: Callable[[], None]) -> None:
         lines = str(error).strip().split("\n")
         reason = lines[-1 if "Traceback" in str(error) else 0]  # a data worker's comes below its traceback
         _end(1, f"{remedy} ({brief(reason)})" if reason else remedy)
+    finally:
+        flushed(sys.stdout)
+        flushed(sys.stderr)
+
+
+def open_streams() -> None:
+    """A stream that the caller has closed (`>&-`) becomes /dev/null: print() would fail, and the next file opened would
+    get its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+
+
+def flushed(stream, text: str = "") -> bool:
+    """False where nobody reads the stream any more: what is still printed is lost, and Python does not complain."""
+    try:
+        stream.write(text)
+        stream.flush()
+        return True
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
 
 
 def screen() -> None:
@@ -106,7 +150,8 @@ REMEDIES = {
 
 
 def _end(code: int, error: object) -> None:
-    print(f"error: {printable(message(error))}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"error: {printable(message(error))}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -5,8 +5,9 @@ A file given by --config may hold any subset of the keys: the rest come from con
 import difflib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -33,9 +34,10 @@ RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
 
 
 def load_config(path: str | Path = "config.yaml", overrides=()) -> Config:
-    """Reads `path`, applies `key=value` overrides (values are YAML) and fills in what follows from other keys.
+    """Reads `path`, applies `key=value` overrides and fills in what follows from other keys.
 
-    UserError names the file or key, the value and what is allowed.
+    The value of a text or a path is taken as typed (null: none), any other is YAML. UserError names the file or key,
+    the value and what is allowed.
     """
     values = _read(DEFAULTS) if DEFAULTS.exists() else {}
     if Path(path).resolve() != DEFAULTS:
@@ -62,7 +64,7 @@ def load_run(path: str | Path, overrides=()) -> Config:
     own = {"train.out_dir": out_dir, "infer.weights": out_dir / "best.pth",
            "infer.submission": out_dir / "submission.csv"}
     try:
-        return load_config(saved, [*(f"{key}={json.dumps(str(value))}" for key, value in own.items()), *overrides])
+        return load_config(saved, [*as_overrides(own), *overrides])
     except UserError as error:  # the overrides are known to be right: it is the run's file, of another version
         raise UserError(f"{saved}: {error}") from None
 
@@ -71,6 +73,11 @@ def nothing_trained(cfg: Config) -> bool:
     """Whether infer.weights is the best.pth of a run that was never begun."""
     best, run = cfg.infer.weights, cfg.train.out_dir
     return best == run / "best.pth" and not best.exists() and not (run / "config.yaml").exists()
+
+
+def as_overrides(values: Mapping[str, object]) -> list[str]:
+    """{"section.key": value} -> key=value as load_config() takes them, whatever characters a text or a path holds."""
+    return [f"{key}={value if isinstance(value, str | Path) else json.dumps(value)}" for key, value in values.items()]
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:
@@ -165,7 +172,7 @@ class _Plain(yaml.SafeLoader):
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        values = _parse(Path(path).read_text(encoding="utf-8"))
+        values = _parse(Path(path).read_text(encoding="utf-8"), Config)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file; give one with --config") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -181,17 +188,55 @@ def _parse_override(text: str) -> dict[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not re.fullmatch(r"\w+(\.\w+){0,3}", key):
         raise UserError(f"'{_one_line(text)}': an override is written key=value, e.g. train.epochs=3")
-    try:
-        values = _parse(value)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{key}={value}: is not valid YAML ({_one_line(error)})") from None
+    kind = _kind(key)
+    if kind is None or _takes_text(kind):  # an unknown key is reported later
+        values = None if value in ("", "null") else value
+    else:
+        try:
+            values = _parse(value, kind)
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise UserError(f"{key}={value}: is not valid YAML ({_one_line(error)})") from None
     for part in reversed(key.split(".")):
         values = {part: values}
     return values
 
 
-def _parse(text: str) -> Any:
-    return yaml.load(text, Loader=_Plain)
+def _parse(text: str, kind: object) -> Any:
+    """YAML; kind: the annotation of what the text is the value of."""
+    loader = _Plain(text)
+    try:
+        node = loader.get_single_node()
+        _keep_texts(node, kind)
+        return loader.construct_document(node) if node else None
+    finally:
+        loader.dispose()
+
+
+def _keep_texts(node: yaml.Node | None, kind: object) -> None:
+    """Where a setting is a text or a path, 007, 2024-05-01 and yes are no number, date or switch."""
+    if isinstance(node, yaml.MappingNode) and _is_section(kind):
+        for key, value in node.value:
+            field = kind.model_fields.get(key.value) if isinstance(key, yaml.ScalarNode) else None
+            _keep_texts(value, field and field.annotation)
+    elif isinstance(node, yaml.ScalarNode) and _takes_text(kind) and node.tag != "tag:yaml.org,2002:null":
+        node.tag = "tag:yaml.org,2002:str"
+
+
+def _kind(key: str) -> object:
+    """The annotation of a key such as train.out_dir; None where there is no such key."""
+    kind = Config
+    for part in key.split("."):
+        field = kind.model_fields.get(part) if _is_section(kind) else None
+        kind = field and field.annotation
+    return kind
+
+
+def _takes_text(kind: object) -> bool:
+    return kind in (str, Path) or any(map(_takes_text, get_args(kind)))
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def _merge(base: dict, update: dict) -> dict:
@@ -226,7 +271,7 @@ def _known_keys(section: type[Section], prefix: str = "") -> list[str]:
     keys = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if _is_section(field.annotation):
             keys += _known_keys(field.annotation, f"{prefix}{name}.")
     return keys
 

@@ -24,8 +24,9 @@ from device import usable_cores
 from distributed import ALONE, World
 from files import may_write, no_input, same_place, written_whole
 from foreground import estimate_foreground
-from images import is_text, list_images, read_rgb
+from images import is_text, list_images, read_rgb, read_shape
 from ours import signed
+from outputs import check_file, check_folder
 from postprocess import NONE, Setting, apply, load_tuned
 from predictor import Predictor, Raw, load_predictor
 from submission import SubmissionWriter, encode_alpha, in_sample_order, is_submission, shared_out, to_levels
@@ -39,9 +40,14 @@ class Prepared(NamedTuple):
 
 
 def infer(cfg: Config, world: World = ALONE) -> None:
-    """Writes cfg.infer.submission (and png_dir, cutout_dir), whole or not at all."""
+    """Writes cfg.infer.submission (and png_dir, cutout_dir), whole or not at all.
+
+    With data.on_error=skip images that cannot be read have no matte and no cut-out, and there is no submission.
+    """
+    check_outputs(cfg)
     paths = ordered_images(cfg)
     spare(cfg, paths)
+    paths, left_out = readable(cfg, paths, world)
     setting = load_tuned(cfg.infer.weights) if cfg.infer.postprocess == "tuned" else NONE
     try:
         predict = load_predictor(cfg)
@@ -49,19 +55,67 @@ def infer(cfg: Config, world: World = ALONE) -> None:
               f"post-processing {setting}")
         started = time.perf_counter()
         block = agreed_block(world, paths, predict.batch_size)
-        with shared_out(cfg.infer.submission, world, block) as csv_path, SubmissionWriter(csv_path) as writer:
-            for name, text in predicted_rows(cfg, world.deal(paths, block), predict, setting):
-                writer.write_encoded(name, text)
+        rows = predicted_rows(cfg, world.deal(paths, block), predict, setting)
+        if left_out:
+            deque(rows, maxlen=0)  # for the mattes and cut-outs alone
+        else:
+            with shared_out(cfg.infer.submission, world, block) as csv_path, SubmissionWriter(csv_path) as writer:
+                for name, text in rows:
+                    writer.write_encoded(name, text)
     except torch.OutOfMemoryError:
         raise OperationError("the GPU's memory is full; lower infer.batch_size or infer.size") from None
     except OSError as error:
-        if error.filename:
+        if error.filename or isinstance(error, BrokenPipeError):
             raise
         raise OperationError(f"{cfg.infer.submission}: cannot be written, {error.strerror}; make room and run the same "
                              "command again") from None
     seconds = time.perf_counter() - started
-    print(f"{cfg.infer.submission}: {len(paths)} rows in {seconds:.1f} s, {len(paths) / seconds:.2f} images/s, "
+    done = f"{len(paths)} mattes" if left_out else f"{cfg.infer.submission}: {len(paths)} rows"
+    print(f"{done} in {seconds:.1f} s, {len(paths) / seconds:.2f} images/s, "
           f"{predict.seconds / seconds:.0%} of the time in the network")
+    if left_out:
+        there = "; the file there is an earlier one" if cfg.infer.submission.exists() else ""
+        print(f"{cfg.infer.submission}: not written, since {left_out} images would be missing in it{there}")
+
+
+def check_outputs(cfg: Config) -> None:
+    """UserError, before anything is computed, where the results could not be written."""
+    check_file(cfg.infer.submission, "infer.submission")
+    for key in ("png_dir", "cutout_dir"):
+        if folder := getattr(cfg.infer, key):
+            check_folder(folder, f"choose another infer.{key}")
+
+
+def readable(cfg: Config, paths: list[Path], world: World) -> tuple[list[Path], int]:
+    """(images that can be read, how many cannot). UserError about the bad ones, unless mattes or cut-outs are wanted
+    of the others, with data.on_error=skip.
+
+    Their headers tell in seconds; what is to be skipped has to be found before anything is written, so that each image
+    is then decoded once more.
+    """
+    skip = cfg.data.on_error == "skip" and bool(cfg.infer.png_dir or cfg.infer.cutout_dir)
+    look = read_rgb if skip else read_shape
+    with ThreadPoolExecutor() as pool:  # decoding releases the GIL
+        mine = world.deal(range(len(paths)))
+        found = pool.map(lambda i: fault(look, paths[i]), mine)
+        faults = list(world.merge(dict(zip(mine, found, strict=True))).values())
+    bad = [text for text in faults if text]
+    if not bad:
+        return paths, 0
+    some = f"{len(bad)} of {len(paths)} images are bad: {'; '.join(bad[:3])}{'; …' if len(bad) > 3 else ''}"
+    if not skip or len(bad) == len(paths):
+        raise UserError(f"{some}. A submission needs all of them; data.on_error=skip leaves them out of infer.png_dir "
+                        "and infer.cutout_dir, and writes no submission")
+    print(f"{some}. They are left out (data.on_error=skip), so no submission is written")
+    return [path for path, text in zip(paths, faults, strict=True) if not text], len(bad)
+
+
+def fault(look: Callable, path: Path) -> str | None:
+    """What is wrong with an image, or None."""
+    try:
+        look(path)
+    except UserError as error:
+        return str(error)
 
 
 def agreed_block(world: World, paths: list[Path], batch_size: int) -> int:

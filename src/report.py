@@ -17,11 +17,22 @@ import torch
 import checkpoint
 import cli
 from cli import UserError
-from config import DEFAULTS, Config, dump_config, flat, load_config, load_run, select_metric, with_predict_size
+from config import (
+    DEFAULTS,
+    Config,
+    as_overrides,
+    dump_config,
+    flat,
+    load_config,
+    load_run,
+    select_metric,
+    with_predict_size,
+)
 from dataset import ValidationSet, read_pairs
 from files import may_write, written_whole
 from images import list_images, read_rgb, resize_longer_side
 from infer import with_weights
+from outputs import check_folder
 from pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from predictor import Predictor, load_predictor
 from submission import baselines, matched_alphas
@@ -33,6 +44,7 @@ SIDE = 512  # longer side of an embedded picture, pixels
 
 def report(cfg: Config) -> None:
     """report.html in the run folder; report.png beside it from cfg.infer.submission and cfg.data.solution_csv."""
+    check_folder(cfg.train.out_dir, "make it writable, or work on a copy of it")
     page = cfg.train.out_dir / "report.html"
     run = read_run(cfg.train.out_dir)
     may_write(page)
@@ -152,8 +164,7 @@ def changed(cfg: Config) -> dict[str, object]:
     own, overrides = flat(cfg.model_dump(mode="json")), {}
 
     def resolved() -> dict[str, object]:
-        words = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-        return flat(with_predict_size(load_config(DEFAULTS, words)).model_dump(mode="json"))
+        return flat(with_predict_size(load_config(DEFAULTS, as_overrides(overrides))).model_dump(mode="json"))
 
     reached = resolved()
     for key, value in own.items():

@@ -41,6 +41,22 @@ def Range(low: float, high: float):
     return Annotated[tuple[number, number], AfterValidator(_ordered)]
 
 
+def _from_home(value: object) -> object:
+    """A path as a shell would take it: ~ and ~user are home folders."""
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("a path is missing; . is the current folder")
+    try:
+        path = Path(value).expanduser() if value.startswith("~") else Path(value)
+    except RuntimeError:
+        raise ValueError(f"there is no such user; a folder of that name is written ./{value}") from None
+    return path.absolute() if path.parts[:1] and path.parts[0].startswith("~") else path  # ./~x must not become ~x
+
+
+Location = Annotated[Path, BeforeValidator(_from_home)]  # of a file or a folder
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -55,7 +71,10 @@ class Section(BaseModel):
 
 
 def _known_sources(text: str) -> str:
-    names = text.split(",")
+    """The names in small letters, joined by commas, however they were typed."""
+    names = re.findall(r"[^\s,]+", text.lower())
+    if not names:
+        raise ValueError(f"names no source; known are {', '.join(SOURCES)}, joined by commas")
     unknown = [name for name in names if name not in SOURCES]
     if unknown:
         raise ValueError(f"'{unknown[0]}' is no source; known are {', '.join(SOURCES)}, joined by commas")
@@ -63,7 +82,7 @@ def _known_sources(text: str) -> str:
         raise ValueError("a source is named twice")
     if {"competition", "synthetic"} <= set(names):
         raise ValueError("competition and synthetic each bring a test set; choose one of them")
-    return text
+    return ",".join(names)
 
 
 class Magick(Section):
@@ -82,20 +101,20 @@ class Synthetic(Section):
 
 
 class Data(Section):
-    root: Path
+    root: Location
     source: Annotated[str, AfterValidator(_known_sources)]
-    train_csv: Path | None
-    val_csv: Path | None
-    test_dir: Path | None
-    solution_csv: Path | None
-    sample_submission: Path | None
+    train_csv: Location | None
+    val_csv: Location | None
+    test_dir: Location | None
+    solution_csv: Location | None
+    sample_submission: Location | None
     size: Side | None
     limit: Count | None
     cache_gb: NonNegative
     on_error: Literal["fail", "skip"]
-    backgrounds_dir: Path | None
-    images_dir: Path | None
-    alphas_dir: Path | None
+    backgrounds_dir: Location | None
+    images_dir: Location | None
+    alphas_dir: Location | None
     val_share: Annotated[float, Field(gt=0, lt=1)]
     magick: Magick
     synthetic: Synthetic
@@ -130,7 +149,7 @@ class Augment(Section):
 
 class Model(Section):
     variant: Literal["u2netp", "u2net"]
-    weights: Path | None
+    weights: Location | None
 
 
 class Loss(Section):
@@ -143,7 +162,7 @@ class Loss(Section):
 
 
 class Train(Section):
-    out_dir: Path
+    out_dir: Location
     epochs: Count
     batch_size: Count
     micro_batch: Count | None
@@ -209,9 +228,9 @@ class Weights(Section):
 
 
 class Infer(Section):
-    images: Path | None
-    weights: Path | None
-    submission: Path | None
+    images: Location | None
+    weights: Location | None
+    submission: Location | None
     size: Side | None
     tile_over: Side | None
     batch_size: Literal["auto"] | Count
@@ -220,8 +239,8 @@ class Infer(Section):
     backend: Literal["auto", "torch", "openvino"]
     precision: Literal["auto", "bf16", "fp16", "fp32", "int8"]
     streams: Literal["auto"] | Count
-    png_dir: Path | None
-    cutout_dir: Path | None
+    png_dir: Location | None
+    cutout_dir: Location | None
 
 
 class Config(Section):

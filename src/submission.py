@@ -180,6 +180,8 @@ def _table(path: str | Path, separators: str = ",") -> Iterator[tuple[int, list[
     except FileNotFoundError:
         raise UserError(f"{path}: no such CSV; `make infer` writes submission.csv, `make data` solution.csv "
                         "where the true alphas are known") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, not a CSV") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
 

@@ -19,6 +19,7 @@ from config import EMBEDDED, Config, load_config, nothing_trained, sample_submis
 from images import TEST_SHAPE, list_images, read_shapes
 from kaggle_client import read_kaggle
 from kaggle_submissions import Submission, await_end, error_description, list_submissions, page, remaining_today, send
+from outputs import check_folder
 from submission import as_stems, baselines, in_sample_order, read_hosted, read_rows, score, validate
 
 # The client's commands do not tell a kernel's version; its library does.
@@ -48,6 +49,7 @@ def run_score(cfg: Config) -> None:
 
 def run_upload(cfg: Config) -> None:
     competition = slug(cfg)
+    check_folder(leaderboard.PATH.parent, "run the command in a folder that you can write to")
     sending = None if cfg.kaggle.kernel else file_to_send(cfg)
     run = run_numbers(EMBEDDED if nothing_trained(cfg) else cfg.infer.weights)
     message = cfg.kaggle.message or describe(run)

@@ -26,6 +26,7 @@ from distributed import ALONE, World
 from files import stamp
 from loading import epoch_batches, loaded, loading
 from losses import matting_loss
+from outputs import check_folder
 from pictures import panel_sheet, save_picture
 from predictor import TorchPredictor
 from run_state import Run, resumable
@@ -38,6 +39,9 @@ from validation import Validation, Yardstick, content, measure, reference_levels
 
 def train(cfg: Config, world: World = ALONE) -> None:
     """Fills cfg.train.out_dir; one line per epoch on stdout."""
+    check_folder(cfg.train.out_dir, "choose another train.out_dir")
+    if cfg.data.root.is_file():
+        raise UserError(f"data.root={cfg.data.root}: is a file, not a folder; choose another")
     cv2.setNumThreads(1)  # OpenCV's thread pool does not survive the fork into DataLoader workers
     torch.manual_seed(cfg.seed)
     device = pick_device()

@@ -1,4 +1,6 @@
 import re
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -6,8 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli import UserError
-from config import DEFAULTS, Config, _known_keys, dump_config, in_epoch, load_config, predict_size, select_metric
-from conftest import call
+from config import (
+    DEFAULTS,
+    Config,
+    _kind,
+    _known_keys,
+    as_overrides,
+    dump_config,
+    flat,
+    in_epoch,
+    load_config,
+    predict_size,
+    select_metric,
+)
+from conftest import call, one_error_line, script
 from train import main as train_main
 
 
@@ -30,9 +44,86 @@ def test_overrides_parse_yaml_and_lists():
     assert (cfg.train.epochs, cfg.augment.scale, cfg.train.lr, cfg.data.size) == (3, (0.7, 1.0), 1e-3, None)
 
 
+TYPED = ["outputs/run #2", "#3", "007", "12:30", "2024-05-01", "yes", "1e3", "[x]", "a: b", "*x", "x: &y", '"quoted"',
+         "😀", " blank ", "a=b", "-1", "Null", "~x/../..", "!!int 3"]
+
+
+@pytest.mark.parametrize("text", TYPED)
+def test_a_text_or_a_path_is_taken_as_typed_also_by_a_saved_config_and_as_an_override_again(tmp_path, text):
+    cfg = load_config(DEFAULTS, [f"kaggle.message={text}", f"infer.png_dir=./{text}"])
+    assert cfg.kaggle.message == text
+    assert cfg.infer.png_dir == (Path.cwd() / text if text[0] == "~" else Path(text))
+    (tmp_path / "saved.yaml").write_text(dump_config(cfg), encoding="utf-8")
+    assert load_config(tmp_path / "saved.yaml") == cfg
+    assert load_config(DEFAULTS, as_overrides(flat(cfg.model_dump(mode="json")))) == cfg
+
+
+def test_a_path_need_not_be_valid_text(tmp_path):
+    cfg = load_config(DEFAULTS, ["train.out_dir=latin\udce9"])
+    (tmp_path / "saved.yaml").write_text(dump_config(cfg), encoding="utf-8")
+    assert load_config(tmp_path / "saved.yaml") == cfg and cfg.train.out_dir == Path("latin\udce9")
+
+
+def test_null_and_nothing_mean_none_where_a_setting_may_be_null():
+    for text in ("null", ""):
+        cfg = load_config(DEFAULTS, [f"kaggle.message={text}", f"infer.images={text}", f"model.weights={text}"])
+        assert (cfg.kaggle.message, cfg.infer.images, cfg.model.weights) == (None, cfg.data.test_dir, None)
+        assert "should be a path" in fault(f"train.out_dir={text}")
+
+
+def test_in_a_file_too_numbers_and_dates_are_texts_where_the_setting_is_one(tmp_path):
+    (tmp_path / "c.yaml").write_text("train:\n  out_dir: 2024-05-01\n  epochs: 0x10\n"
+                                     "infer: {png_dir: 007, images: null}\n"
+                                     "kaggle:\n  message: yes  # a remark\n  competition: 007\n")
+    cfg = load_config(tmp_path / "c.yaml")
+    assert (cfg.train.out_dir, cfg.train.epochs, cfg.infer.png_dir) == (Path("2024-05-01"), 16, Path("007"))
+    assert (cfg.kaggle.message, cfg.kaggle.competition, cfg.infer.images) == ("yes", "007", cfg.data.test_dir)
+    assert load_config(DEFAULTS, ["train={out_dir: 12:30, epochs: 3}"]).train.out_dir == Path("12:30")
+
+
+def test_every_path_setting_knows_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = [key for key in _known_keys(Config) if _kind(key) is Path or Path in map(_plain, get_args(_kind(key)))]
+    assert len(paths) >= 15
+    for key in paths:
+        section, name = key.split(".")
+        assert getattr(getattr(load_config(DEFAULTS, [f"{key}=~/x y"]), section), name) == tmp_path / "x y", key
+    (tmp_path / "c.yaml").write_text("data: {root: ~/pairs}")
+    assert load_config(tmp_path / "c.yaml").data.train_csv == tmp_path / "pairs/splits/train.csv"
+    assert "no such user" in fault("train.out_dir=~nobody-of-this-name/x")
+
+
+def _plain(kind):
+    return get_args(kind)[0] if get_args(kind) else kind
+
+
+@pytest.mark.parametrize("text", ["competition, magick", " Competition,MAGICK ,", "competition magick",
+                                  ",competition,,magick"])
+def test_sources_are_known_however_they_are_typed(text):
+    assert load_config(DEFAULTS, [f"data.source={text}"]).data.source == "competition,magick"
+
+
+@pytest.mark.parametrize("text, words", [
+    ("magick, coco", "'coco' is no source; known are competition, magick, csv, synthetic"),
+    ("csv,CSV", "named twice"), (" , ", "names no source; known are")])
+def test_wrong_sources_are_refused_with_the_known_ones(text, words):
+    assert words in fault(f"data.source={text}")
+
+
+def test_elsewhere_the_repositorys_config_is_used_and_it_is_said(tmp_path):
+    arguments = ["src/submit.py", "score", "data.solution_csv=no.csv"]
+    result = script(*arguments, cwd=tmp_path)
+    assert f"config  {DEFAULTS}" in result.stdout and "no.csv: no such CSV" in one_error_line(result, 2)
+    assert "c.yaml: no such config file" in one_error_line(script(*arguments, "--config", "c.yaml", cwd=tmp_path), 2)
+    (tmp_path / "config.yaml").write_text("data: {solution_csv: mine.csv}")
+    result = script(*arguments[:2], cwd=tmp_path)
+    assert not result.stdout and "mine.csv" in one_error_line(result, 2)
+
+
 @pytest.mark.parametrize("override, words", [
     ("train.epoch=3", "did you mean train.epochs"),
     ("trian.epochs=3", "did you mean train.epochs"),
+    ("train.out_dri=a: #b", "did you mean train.out_dir"),
     ("train.epochs=0", "train.epochs=0: should be greater than or equal to 1"),
     ("train.epochs=many", "train.epochs=many: should be a valid integer"),
     ("train.lr=true", "train.lr=True"),

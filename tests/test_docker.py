@@ -69,6 +69,23 @@ def test_a_target_runs_on_the_callers_folders_as_the_caller(fake, docker):
     assert made[0] == "infer" and "ARGS=infer.size=512 augment.scale=[0.5,1.0]" in made
 
 
+AS_TYPED = "train.out_dir='outputs/run #2' kaggle.message='costs $5, it'\\''s $(HOME)' infer.images=\"a b\""
+
+
+def test_settings_reach_the_command_as_typed_with_make_and_in_the_image(fake):
+    Path("requirements.txt").touch()
+    words, _ = fake("docker", "make", "docker-train", f"ARGS={AS_TYPED}", "SOURCE=a, b")
+    assert words[-3:] == ["train", "SOURCE=a, b", f"ARGS={AS_TYPED}"]
+    for arguments in (["train"], ["train", "GPUS=2"], ["demo"]):
+        shown = subprocess.run(["make", "-n", *arguments, f"ARGS={AS_TYPED}"], capture_output=True, text=True).stdout
+        assert f" {AS_TYPED}" in shown
+    printed = subprocess.run(["sh", "-c", f"printf '%s\\n' {AS_TYPED}"], capture_output=True, text=True).stdout
+    assert printed.splitlines() == ["train.out_dir=outputs/run #2", "kaggle.message=costs $5, it's $(HOME)",
+                                    "infer.images=a b"]
+    assert 'data.source="a, b"' in subprocess.run(["make", "-n", "data", "SOURCE=a, b"], capture_output=True,
+                                                  text=True).stdout
+
+
 @pytest.mark.parametrize("target", ["data", "submit", "train", "infer", "demo", "test", "weights"])
 def test_kaggles_credentials_are_mounted_writable_for_what_talks_to_kaggle(fake, target):
     words, _ = fake("docker", "make", f"docker-{target}")

@@ -1,4 +1,5 @@
 import resource
+import shutil
 import threading
 import time
 
@@ -125,9 +126,70 @@ def test_bad_folders_and_files_leave_nothing_behind(run_dir, images, tmp_path, m
     (tmp_path / "images/a.png").write_bytes(whole)
     (tmp_path / "images/b.png").write_bytes(whole[:len(whole) // 2])
     assert "b.png" in refusal("images")
-    assert not any((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
     (tmp_path / "images/b.png").rename(tmp_path / "images/a.jpg")
     assert "another image is named a" in refusal("images")
+
+
+@pytest.fixture
+def partly_bad(images, tmp_path):
+    """Three good images; one that is none, one whose header is right and whose body is cut."""
+    folder = tmp_path / "partly"
+    shutil.copytree(images, folder)
+    (folder / "a.png").write_text("no image")
+    whole = cv2.imencode(".jpg", scene(128)[0])[1].tobytes()
+    (folder / "b.jpg").write_bytes(whole[:len(whole) * 2 // 3])
+    return folder
+
+
+def test_bad_headers_are_all_told_before_the_weights_are_read(partly_bad, tmp_path, monkeypatch, capsys):
+    for name in "cde":
+        (partly_bad / f"{name}.png").write_bytes(b"")
+    code, _, err = call(infer_main, [f"infer.images={partly_bad}", "infer.weights=no.pth", "data.on_error=skip",
+                                       f"infer.submission={tmp_path}/s.csv"], monkeypatch, capsys)
+    assert code == 2 and err.count("\n") == 1 and "4 of 8 images are bad" in err
+    assert all(f"{name}.png: cannot be read" in err for name in "acd") and "e.png" not in err and "; …" in err
+
+
+def test_skip_leaves_bad_images_out_of_mattes_and_cutouts_and_writes_no_submission(
+        run_dir, partly_bad, tmp_path, monkeypatch, capsys):
+    options = [f"infer.images={partly_bad}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
+    mattes = [f"infer.png_dir={tmp_path}/png", f"infer.cutout_dir={tmp_path}/cut"]
+    for own in ([*mattes], ["data.on_error=skip"]):  # a submission is wanted: none of them may be missing
+        code, _, err = call(infer_main, [*options, *own], monkeypatch, capsys)
+        assert code == 2 and "1 of 5 images are bad" in err and "data.on_error=skip" in err
+        assert not (tmp_path / "png").exists() and not (tmp_path / "s.csv").exists()
+    (tmp_path / "s.csv").write_text("an earlier one")
+    code, out, err = call(infer_main, [*options, *mattes, "data.on_error=skip"], monkeypatch, capsys)
+    assert code == 0, err
+    assert "2 of 5 images are bad" in out and "a.png" in out and "b.jpg" in out
+    assert "s.csv: not written, since 2 images would be missing in it; the file there is an earlier one" in out
+    assert (tmp_path / "s.csv").read_text() == "an earlier one"
+    for folder in ("png", "cut"):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["007.png", "10.png", "9.png"]
+
+
+def test_a_body_that_is_cut_ends_inference_without_a_submission(run_dir, partly_bad, tmp_path, monkeypatch, capsys):
+    (partly_bad / "a.png").unlink()
+    code, _, err = call(infer_main, [f"infer.images={partly_bad}", f"train.out_dir={run_dir}",
+                                     f"infer.submission={tmp_path}/s.csv"], monkeypatch, capsys)
+    assert code == 2 and err.count("\n") == 1 and "b.jpg" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["partly"]
+
+
+@pytest.mark.parametrize("width, height", [(1, 1), (1, 50), (50, 1), (2, 2), (3, 5)])
+def test_the_smallest_images_have_cutouts_too(run_dir, tmp_path, monkeypatch, capsys, width, height):
+    (tmp_path / "tiny").mkdir()
+    rgb = np.random.default_rng(0).integers(0, 255, (height, width, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "tiny/a.png"), rgb)
+    code, _, err = call(infer_main, [f"infer.images={tmp_path}/tiny", f"train.out_dir={run_dir}", "infer.tile_over=32",
+                                     "infer.size=32", f"infer.submission={tmp_path}/s.csv",
+                                     f"infer.cutout_dir={tmp_path}"], monkeypatch, capsys)
+    assert code == 0, err
+    cutout = np.asarray(Image.open(tmp_path / "a.png"))
+    assert cutout.shape == (height, width, 4)
+    if width == height == 1:
+        np.testing.assert_array_equal(cutout[0, 0, :3], rgb[0, 0, ::-1])
 
 
 def test_score_and_picture_of_a_test_set_with_solution(run_dir, images, tmp_path):

@@ -21,7 +21,7 @@ import kernel
 import kernel_inputs
 import kernel_main
 from cli import UserError
-from config import load_config
+from config import as_overrides, load_config
 from conftest import ROOT, write_pairs
 from files import file_sha256
 from kernel_lint import dataset_problems, kernel_problems, problems
@@ -231,7 +231,7 @@ def test_training_pairs_are_taken_as_split_or_split_here(inputs, tmp_path):
 
 def test_too_little_time_to_train_is_refused(inputs, tmp_path):
     write_image(inputs / "matting/1.png")
-    images = kernel_main.overrides({"infer.images": inputs / "matting"})
+    images = as_overrides({"infer.images": inputs / "matting"})
     job = kernel_main.Job(inputs / "weights", inputs, tmp_path, images, "cpu", time.monotonic() - 9 * 3600)
     with pytest.raises(UserError, match=r"kernel\.max_hours leaves no time"):
         kernel_main.train(job)
