@@ -39,7 +39,7 @@ import synthetic_set  # noqa: F401
 import train
 from conftest import ROOT, tiny, write_pairs
 from dataset import _read_rows, read_pair
-from images import read_alpha
+from images import read_rgb
 from loopback_hub import HubServer
 from submission import read_alphas
 from test_data_magick import data_set
@@ -188,7 +188,7 @@ def damaged(stage: Stage, folder: Path) -> list[str]:
                 for pair in _read_rows(path):
                     read_pair(pair)
             elif path.suffix in (".png", ".jpg"):
-                read_alpha(path)
+                read_rgb(path)
             elif path.suffix == ".json":
                 json.loads(path.read_text())
             elif path.suffix == ".yaml":
