@@ -46,9 +46,9 @@ def kind_of_file(path: Path, error: Exception) -> str | None:
 
 
 def kind_of_zip(path: Path, error: Exception) -> str | None:
-    if not zipfile.is_zipfile(path):
-        return f"is cut off: the end of the archive is missing; {AGAIN}"
     try:
+        if not zipfile.is_zipfile(path):
+            return f"is cut off: the end of the archive is missing; {AGAIN}"
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):

@@ -1,6 +1,7 @@
 """Weights as other programs save them: what is only wrapped loads, everything else is named, nothing in it runs."""
 import argparse
 import io
+import random
 import struct
 import tarfile
 import zipfile
@@ -113,3 +114,18 @@ def test_a_dict_that_holds_itself_is_refused(tmp_path):
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UserError, match="does not fit this network"):
         checkpoint.load_weights(U2Net(), tmp_path / "w.pth")
+
+
+def test_damaged_files_of_any_kind_are_one_line(tmp_path):
+    draw = random.Random(0)
+    kinds = [saved(TENSORS), saved(TENSORS, _use_new_zipfile_serialization=False), zipped("a"), safetensors()]
+    path = tmp_path / "w.pth"
+    for _ in range(400):
+        content = bytearray(draw.choice(kinds))
+        for _ in range(draw.randint(1, 6)):
+            content[draw.randrange(max(0, len(content) - 150), len(content))] = draw.randrange(256)
+        path.write_bytes(content[:draw.randrange(len(content))] if draw.random() < 0.3 else content)
+        try:
+            checkpoint.load(path)
+        except UserError as error:
+            assert "\n" not in str(error)
