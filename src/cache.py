@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
-from cli import OperationError
+from cli import OperationError, UserError, brief
 
 
 class Cache:
@@ -20,12 +20,14 @@ class Cache:
             return
         try:
             write()
-        except (OSError, OperationError) as error:
+        except (OSError, OperationError, UserError) as error:
             self._failed.value = True
             print(f"note    {self.folder}: nothing more is kept there ({write_failure(error)}); this only takes more "
                   "time", flush=True)
 
 
-def write_failure(error: OSError | OperationError) -> str:
+def write_failure(error: OSError | OperationError | UserError) -> str:
     """Why files.written_whole() failed, in a few words."""
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "the disk is full"
+    if isinstance(error, OperationError):
+        return "the disk is full"
+    return getattr(error, "strerror", None) or brief(error)

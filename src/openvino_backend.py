@@ -157,7 +157,7 @@ def compile_cached(ov, core, net: MatteNet, size: int, options: dict, path: Path
     try:
         with written_whole(path) as part:
             part.write_bytes(key + hashlib.sha256(body).digest() + body)
-    except (OSError, OperationError) as error:
+    except (OSError, OperationError, UserError) as error:
         return compiled, f" (converted anew each time: {path.parent} cannot be written to, {write_failure(error)})"
     return compiled, ""
 

@@ -20,7 +20,8 @@ BEGINNINGS = (  # name, how the file begins, what else its first KB holds
     ("submissions.csv", b"reference,time,"),
     ("metrics.csv", b"epoch,train_loss,"), ("ablation.csv", b"cell,seed,image,"), ("config.yaml", b"seed: "),
     ("postprocess.yaml", b"name: ", b"\nparameters:"), ("int8.yaml", b"weights:\n"), ("validation.json", b'{"epoch": '),
-    ("levels*.json", b'{"identity": '), ("*.json", b'{\n "machine": '), ("soak.json", b'{\n "verdict": '),
+    ("levels*.json", b'{"identity": '), ("cache/checked.json", b""),
+    ("*.json", b'{\n "machine": '), ("soak.json", b'{\n "verdict": '),
     ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
     ("executed.ipynb", b"{"), ("synthetic/sheet.png", b"\x89PNG"))
 PLOTS = ("curves.png", "ablation.png", "tune.png", "soak.png")

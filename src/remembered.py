@@ -1,11 +1,12 @@
 """What checking pairs found, kept in a file so that no pair is decoded twice for it."""
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli import OperationError, brief
+from cli import OperationError, UserError, brief
 from files import stamp, written_whole
 
 
@@ -29,8 +30,13 @@ class Remembered:
         try:
             with written_whole(self.path) as part:
                 part.write_text(json.dumps({"rules": self.rules, "findings": self.findings}), encoding="utf-8")
-        except (OSError, OperationError) as error:
-            print(f"note    {self.path}: cannot be written ({brief(error)}); the next run checks the pairs again")
+        except (OSError, OperationError, UserError) as error:
+            say_once(f"note    {self.path}: cannot be written ({brief(error)}); the next run checks the pairs again")
+
+
+@functools.cache  # training and validation pairs share the file
+def say_once(line: str) -> None:
+    print(line)
 
 
 def _is_finding(found: object) -> bool:

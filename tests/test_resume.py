@@ -116,7 +116,7 @@ def test_best_pth_is_measured_again_when_the_validation_set_was_edited(run, pair
     model.load_state_dict(best["model_state"])
     val_set = ValidationSet(read_pairs(pairs / "pairs.csv"), cfg)
     predict = TorchPredictor(model, 64, cfg.infer.tta, torch.device("cpu"), "fp32")
-    true = validate(predict, val_set, 1, {})[0].means()["val_mse_dense"]
+    true = validate(predict, val_set, 1, {"num_workers": 0})[0].means()["val_mse_dense"]
     printed = float(said.split(" -> ")[-1].split(",")[0])
     assert printed == pytest.approx(true, abs=1e-3) and abs(best["metrics"]["val_mse_dense"] - true) > 5e-3
     assert progress["best"]["val_floor"] == float(rows(folder)[-1]["val_floor"]) != float(rows(folder)[0]["val_floor"])
