@@ -73,7 +73,7 @@ demo: setup  ## data, training, inference, score and picture in one go, with no 
 	$(PY) src/infer.py $(DEMO)
 	$(PY) src/submit.py validate $(DEMO)
 	$(PY) src/submit.py score $(DEMO)
-	$(PY) src/report.py $(DEMO)
+	$(PY) scripts/report.py $(DEMO)
 
 pretrain: data/pretrain/splits/train.csv  ## the embedded weights anew (PHOTOGRAPHS=pairs.csv: scored on them too)
 	$(PY) src/train.py $(PRETRAIN_TRAIN)
@@ -111,7 +111,7 @@ kernel-push: kernel-test  ## uploads both, follows the run on Kaggle to its end,
 	$(PY) scripts/kernel.py push $(ARGS)
 
 report: setup  ## outputs/<run>/report.html: the run on one self-contained page
-	$(PY) src/report.py $(ARGS)
+	$(PY) scripts/report.py $(ARGS)
 
 tune: setup  ## post-processing that lowers the run's MSE, if any; infer.postprocess=tuned then applies it
 	$(PY) scripts/tune.py $(ARGS)
@@ -129,14 +129,14 @@ test: $(VENV)/.ready-dev  ## the whole test suite, on all cores
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto $(ARGS)
 
 crash: $(VENV)/.ready-dev  ## kills data, training, inference and kernel build at random moments: ARGS="--tries 100"
-	OMP_NUM_THREADS=1 $(PY) tests/crash.py $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) tests/stress/crash.py $(ARGS)
 
 soak: setup  ## trains and infers over and over, measures memory and open files: ARGS="--minutes 60"
-	$(PY) scripts/soak.py $(ARGS)
+	$(PY) tests/stress/soak.py $(ARGS)
 
 fuzz: $(VENV)/.ready-dev  ## coverage-guided fuzzing of what reads foreign files, 10 minutes each (Linux, x86-64)
-	$(PY) -m pip install -q -r tests/fuzz/requirements.txt
-	for target in submission pairs config weights; do $(PY) tests/fuzz/fuzz.py $$target -max_total_time=600 || exit 1; done
+	$(PY) -m pip install -q -r tests/stress/fuzz/requirements.txt
+	for target in submission pairs config weights; do $(PY) tests/stress/fuzz/fuzz.py $$target -max_total_time=600 || exit 1; done
 
 lint: $(VENV)/.ready-dev  ## ruff
 	$(VENV)/bin/ruff check .

@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-import cli
-from cli import OperationError, UserError
-from config import Config, load_config
+from core import cli
+from core.cli import OperationError, UserError
+from core.config import Config, load_config
+from core.files import may_write, written_whole
+from core.outputs import check_folder
+from core.redact import without_secrets
 from dataset import read_pairs
-from files import may_write, written_whole
-from outputs import check_folder
-from redact import without_secrets
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"

@@ -5,7 +5,7 @@
     python scripts/bench.py --gpu                          # the rows of a GPU
 
 Every row runs reference and ours in turn, after one warm-up each, and shows the medians. The reference is
-scripts/reference.py; the rows stand in scripts/bench_work.py.
+scripts/benchmark/baseline.py; the rows stand in scripts/benchmark/rows.py.
 """
 import json
 import multiprocessing
@@ -26,14 +26,14 @@ import cv2
 import torch
 from tqdm import tqdm
 
-import bench_work
-import cli
-from bench_work import Work
-from cli import UserError
-from config import load_config
-from files import may_write, written_whole
-from machine import processor
-from outputs import check_file
+from benchmark import rows as bench_work
+from benchmark.rows import Work
+from core import cli
+from core.cli import UserError
+from core.config import load_config
+from core.files import may_write, written_whole
+from core.machine import processor
+from core.outputs import check_file
 
 HEADER = "| work | reference | ours | ratio | asked | agreement |\n|---|---|---|---|---|---|\n"
 

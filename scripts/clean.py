@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-import cli
-from cli import UserError
-from files import remove, remove_folder
+from core import cli
+from core.cli import UserError
+from core.files import remove, remove_folder
 
 BUILD = Path("build")
 

@@ -16,19 +16,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoint
-import cli
-from cli import UserError
-from config import EMBEDDED, Config, load_config, load_run
+from core import checkpoint, cli
+from core.cli import UserError
+from core.config import EMBEDDED, Config, load_config, load_run
+from core.files import may_write, no_input, written_whole
+from core.machine import hardware
 from dataset import ValidationSet, read_pairs
-from files import may_write, no_input, written_whole
-from images import list_images, read_rgb
+from imaging.images import list_images, read_rgb
 from infer import with_weights
-from machine import hardware
-from metrics import mse
-from predictor import Predictor, load_predictor
-from submission import baselines, read_alphas
-from validation import reference_levels, validate
+from inference.predictor import Predictor, load_predictor
+from submission.submission_csv import baselines, read_alphas
+from training.metrics import mse
+from training.validation import reference_levels, validate
 
 LIMIT = 2_500_000  # bytes: small enough to be kept in a repository
 

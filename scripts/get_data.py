@@ -12,21 +12,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-import cli
-from cli import OperationError, UserError
-from config import Config, load_config
-from files import alone_in, may_write, room_for
-from outputs import check_file, check_folder
-from pairs import Split, write_splits
+from core import cli
+from core.cli import OperationError, UserError
+from core.config import Config, load_config
+from core.files import alone_in, may_write, room_for
+from core.outputs import check_file, check_folder
+from imaging.pairs_csv import Split, write_splits
 
 # Loaded when asked for: each has libraries of its own. fetch(cfg) -> pairs by side; csv is also the standard library's.
-MODULES = {"competition": "competition", "magick": "magick", "csv": "folders", "synthetic": "synthetic_set"}
+MODULES = {"competition": "competition", "magick": "magick", "csv": "folders", "synthetic": "synthetic"}
 
 
 def fetch(cfg: Config, source: str) -> Split:
     """The pairs of one source. OperationError names it, and what works without a network."""
     try:
-        return importlib.import_module(MODULES[source]).fetch(cfg)
+        return importlib.import_module(f"sources.{MODULES[source]}").fetch(cfg)
     except OperationError as error:
         raise OperationError(f"source {source}: {error}; SOURCE=synthetic needs no network") from None
 
@@ -47,7 +47,7 @@ def main() -> None:
     if args.check:
         if cfg.data.source != "csv":
             raise UserError(f"--check: reads the pairs of data.source=csv, not those of {cfg.data.source}")
-        import folders
+        from sources import folders
         folders.check(cfg)
         return
     sources = cfg.data.source.split(",")

@@ -20,16 +20,15 @@ import torch
 from gdown.exceptions import DownloadError
 from requests import RequestException
 
-import checkpoint
-import cli
-import official_onnx
-from cli import OperationError, UserError, brief
-from config import ROOT, Config, load_config, official_weights
-from files import file_sha256, remove_folder, written_whole
-from images import read_rgb
-from outputs import check_folder
-from predictor import to_square
-from proxies import proxy_fault
+from core import checkpoint, cli
+from core.cli import OperationError, UserError, brief
+from core.config import ROOT, Config, load_config, official_weights
+from core.files import file_sha256, remove_folder, written_whole
+from core.outputs import check_folder
+from imaging.images import read_rgb
+from inference.predictor import to_square
+from sources import official_onnx
+from submission.proxies import proxy_fault
 
 # variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
 OFFICIAL = {

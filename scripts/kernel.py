@@ -11,14 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-import cli
-from bundle import CODE_FILES, SCRIPT_LIMIT, dataset_files, kernel_files
-from cli import UserError
-from config import Config, load_config
-from files import may_empty, remove_folder, written_folder
+from core import cli
+from core.cli import UserError
+from core.config import Config, load_config
+from core.files import may_empty, remove_folder, written_folder
+from core.outputs import check_folder
 from infer import with_weights
-from kernel_lint import problems
-from outputs import check_folder
+from kaggle_kernel.bundle import CODE_FILES, SCRIPT_LIMIT, dataset_files, kernel_files
+from kaggle_kernel.lint import problems
 
 BUILD = Path("build")
 
@@ -65,9 +65,9 @@ def main() -> None:
     if args.action == "build":
         return build(cfg)
     if args.action == "test":
-        from kernel_offline import run_offline
+        from kaggle_kernel.offline import run_offline
         return run_offline(BUILD, cfg, args.images)
-    import kernel_push
+    from kaggle_kernel import push as kernel_push
     return {"push": kernel_push.push, "status": kernel_push.show_status, "output": kernel_push.show_output}[
         args.action](cfg, BUILD)
 

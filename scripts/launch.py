@@ -16,10 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-import cli
-from cli import OperationError, UserError
+from core import cli
+from core.cli import OperationError, UserError
 
-SRC = Path(cli.__file__).parent
+SRC = Path(__file__).resolve().parent.parent / "src"
 
 
 def launch(args) -> None:
@@ -32,7 +32,7 @@ def launch(args) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    from device import usable_cores
+    from core.device import usable_cores
 
     # each process has its share of the cores, or they would hinder one another
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // args.gpus)))

@@ -16,20 +16,19 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import checkpoint
-import cli
-import metrics
-from config import Config, select_metric
+from core import checkpoint, cli
+from core.config import Config, select_metric
+from core.device import pick_device
+from core.files import may_write, remove, written_whole
+from core.machine import hardware
+from core.outputs import check_folder
 from dataset import ValidationSet, read_pair, read_pairs
-from device import pick_device
-from files import may_write, remove, written_whole
-from folding import MatteNet
 from infer import run_with_weights
-from machine import hardware
-from openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
-from outputs import check_folder
-from predictor import Predictor, TorchPredictor, load_model, load_network, to_square
-from quantizing import Ranges, measure_ranges, ranges_path, save_ranges
+from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
+from inference.matte_net import MatteNet
+from inference.openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
+from inference.predictor import Predictor, TorchPredictor, load_model, load_network, to_square
+from training import metrics
 from u2net import U2Net
 
 CALIBRATION = 8     # training images that the ranges are measured on

@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-import cli
-from cli import OperationError, UserError
-from config import load_config
+from core import cli
+from core.cli import OperationError, UserError
+from core.config import load_config
+from core.device import usable_cores
 from dataset import TrainSet, read_pair, read_pairs
-from device import usable_cores
 
 LAUNCH = Path(__file__).resolve().parent / "launch.py"
 

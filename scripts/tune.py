@@ -22,15 +22,13 @@ from scipy.special import stdtrit
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import checkpoint
-import cli
-import metrics
-from config import Config, select_metric
+from core import checkpoint, cli
+from core.config import Config, select_metric
+from core.files import may_write, written_whole
+from core.outputs import check_folder
 from dataset import ValidationSet, read_pairs
-from files import may_write, written_whole
 from infer import run_with_weights
-from outputs import check_folder
-from postprocess import (
+from inference.postprocess import (
     NONE,
     ORIGINAL,
     Setting,
@@ -40,7 +38,8 @@ from postprocess import (
     fit_gamma,
     tuned_path,
 )
-from predictor import Predictor, load_predictor
+from inference.predictor import Predictor, load_predictor
+from training import metrics
 
 TUNE = 6  # what a random generator is keyed by: [seed, purpose, …]
 FEWEST, RESAMPLES, CONFIDENCE = 4, 10_000, 0.95

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from schema import Augment, Xray
+from core.schema import Augment, Xray
 
 LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
 
@@ -42,8 +42,8 @@ def xray_alpha_dense(rgb: np.ndarray, alpha: np.ndarray, params: XrayParams,
     rgb (H,W,3) uint8, alpha (H,W) float32. `rng` draws the background's noise field; without one it is flat.
     Dark, thick and textured regions become denser; the background gets a faint, uneven level.
 
-    Within 1/255 of the formula written out in scripts/reference.py. Arrays are reused in place: new ones of this
-    size cost as much as the arithmetic on them.
+    Within 1/255 of the formula written out in scripts/benchmark/baseline.py. Arrays are reused in place: new ones of
+    this size cost as much as the arithmetic on them.
     """
     luma = cv2.cvtColor(rgb.astype(np.float32), cv2.COLOR_RGB2GRAY)
     luma *= 1 / 255

@@ -18,16 +18,16 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from augment import augment_pair, sample_xray_params, xray_alpha_dense
-from cache import Cache
-from cli import OperationError, UserError
-from config import Config, in_epoch
-from decoded import DecodedFiles
-from distributed import ALONE, World
-from foreground import cached_foreground
-from images import dangling, is_coloured, is_turned, read_alpha, read_rgb, readable_images, resize_longer_side
-from plausible import doubts, look
-from remembered import Remembered, key
-from tables import read_table
+from core.cli import OperationError, UserError
+from core.config import Config, in_epoch
+from core.distributed import ALONE, World
+from imaging.cache import Cache
+from imaging.checked_pairs import Remembered, key
+from imaging.foreground import cached_foreground
+from imaging.images import dangling, is_coloured, is_turned, read_alpha, read_rgb, readable_images, resize_longer_side
+from imaging.pair_cache import DecodedFiles
+from imaging.plausible import doubts, look
+from imaging.tables import read_table
 
 RULES = f"1, Pillow {PIL.__version__}"  # what pairs are judged by; a new number when that changes: all are checked anew
 TRAIN, VALIDATION = 0, 1  # what a random generator is keyed by, see DESIGN: [seed, purpose, …]

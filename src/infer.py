@@ -16,20 +16,26 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import cli
-import distributed
-from cli import OperationError, UserError
-from config import EMBEDDED, Config, load_config, load_run, nothing_trained, sample_submission
-from device import usable_cores
-from distributed import ALONE, World
-from files import may_write, no_input, same_place, written_whole
-from foreground import estimate_foreground
-from images import is_text, list_images, read_rgb, read_shape
-from ours import signed
-from outputs import check_file, check_folder
-from postprocess import NONE, Setting, apply, load_tuned
-from predictor import Predictor, Raw, load_predictor
-from submission import SubmissionWriter, encode_alpha, in_sample_order, is_submission, shared_out, to_levels
+from core import cli, distributed
+from core.cli import OperationError, UserError
+from core.config import EMBEDDED, Config, load_config, load_run, nothing_trained, sample_submission
+from core.device import usable_cores
+from core.distributed import ALONE, World
+from core.files import may_write, no_input, same_place, written_whole
+from core.outputs import check_file, check_folder
+from core.ownership import signed
+from imaging.foreground import estimate_foreground
+from imaging.images import is_text, list_images, read_rgb, read_shape
+from inference.postprocess import NONE, Setting, apply, load_tuned
+from inference.predictor import Predictor, Raw, load_predictor
+from submission.submission_csv import (
+    SubmissionWriter,
+    encode_alpha,
+    in_sample_order,
+    is_submission,
+    shared_out,
+    to_levels,
+)
 
 
 class Prepared(NamedTuple):

@@ -6,7 +6,7 @@ its value depends neither on how images are batched nor on how they are spread o
 import torch
 import torch.nn.functional as F
 
-from schema import Loss
+from core.schema import Loss
 
 OBJECT, BACKGROUND, MARGIN = 0.1, 0.05, 0.02  # alpha: object above, background below, tolerated in the background
 THIN_PX = 15  # parts thinner than twice this are thin

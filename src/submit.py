@@ -12,15 +12,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cli
-import leaderboard
-from cli import OperationError, Stopped, UserError
-from config import EMBEDDED, Config, load_config, nothing_trained, sample_submission
-from images import TEST_SHAPE, list_images, read_shapes
-from kaggle_client import read_kaggle
-from kaggle_submissions import Submission, await_end, error_description, list_submissions, page, remaining_today, send
-from outputs import check_folder
-from submission import as_stems, baselines, in_sample_order, read_hosted, read_rows, score, validate
+from core import cli
+from core.cli import OperationError, Stopped, UserError
+from core.config import EMBEDDED, Config, load_config, nothing_trained, sample_submission
+from core.outputs import check_folder
+from imaging.images import TEST_SHAPE, list_images, read_shapes
+from submission import leaderboard
+from submission.kaggle_client import read_kaggle
+from submission.kaggle_submissions import (
+    Submission,
+    await_end,
+    error_description,
+    list_submissions,
+    page,
+    remaining_today,
+    send,
+)
+from submission.submission_csv import as_stems, baselines, in_sample_order, read_hosted, read_rows, score, validate
 
 # The client's commands do not tell a kernel's version; its library does.
 KERNEL_VERSION = """
@@ -111,7 +119,7 @@ def validated(cfg: Config) -> int:
 
 def run_numbers(weights: Path) -> dict[str, str]:
     """run, epoch, val_mse and val_mse_dense of these weights, where their file says so."""
-    import checkpoint  # here, since the other actions need not wait seconds for torch
+    from core import checkpoint  # here, since the other actions need not wait seconds for torch
 
     metrics = checkpoint.load(weights).get("metrics", {}) if weights.exists() else {}
     known = {name: f"{metrics[name]:.6g}" for name in ("epoch", "val_mse", "val_mse_dense") if name in metrics}

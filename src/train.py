@@ -15,26 +15,24 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import checkpoint
-import cli
-import distributed
-from cli import OperationError, UserError
-from config import Config, in_epoch, load_config, predict_size, select_metric, with_predict_size
+from core import checkpoint, cli, distributed
+from core.cli import OperationError, UserError
+from core.config import Config, in_epoch, load_config, predict_size, select_metric, with_predict_size
+from core.device import autocast, check_compiler, describe, pick_device, pick_precision
+from core.distributed import ALONE, World
+from core.files import stamp
+from core.outputs import check_folder
+from core.schema import Loss
 from dataset import Pair, TrainSet, ValidationSet, memory_file, read_pairs, shared
-from device import autocast, check_compiler, describe, pick_device, pick_precision
-from distributed import ALONE, World
-from files import stamp
-from loading import epoch_batches, loaded, loading
+from imaging.pictures import panel_sheet, save_picture
+from inference.predictor import TorchPredictor
 from losses import matting_loss
-from outputs import check_folder
-from pictures import panel_sheet, save_picture
-from predictor import TorchPredictor
-from run_state import Run, resumable
-from schedule import learning_rate
-from schema import Loss
-from stopping import StopRequest, end_early, outlive_the_log
+from training.batches import epoch_batches, loaded, loading
+from training.interruption import StopRequest, end_early, outlive_the_log
+from training.run_state import Run, resumable
+from training.schedule import learning_rate
+from training.validation import Validation, Yardstick, content, measure, reference_levels, sha256
 from u2net import SHRUNK, U2Net, normalise
-from validation import Validation, Yardstick, content, measure, reference_levels, sha256
 
 
 def train(cfg: Config, world: World = ALONE) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-import cli
+from core import cli
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no failure
 settings.load_profile("patient")

@@ -1,7 +1,7 @@
 """What the oldest supported versions offer: recorded there, and held against what the kernel's sources use.
 
-    python -m venv floor && floor/bin/pip install -r tests/floor.txt    # Python 3.11; about 3 GB
-    floor/bin/python tests/floor.py                                     # writes tests/floor.json
+    python -m venv floor && floor/bin/pip install -r tests/golden/floor.txt    # Python 3.11; about 3 GB
+    floor/bin/python tests/floor.py                                     # writes tests/golden/floor.json
 
 A dotted name that begins at an import (`torch.nn.Conv2d`) must be there, and its call's keywords among its parameters.
 Of what is used of an object (`x.flip(2)`) the class is not known: what no class of the floor has, but one of today's
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD = Path(__file__).with_name("floor.json")
+RECORD = ROOT / "tests/golden/floor.json"
 MODULE = "<module>"  # in place of parameters
 LAZY = {"openvino", "pymatting"}  # imported only where they are installed
 # Whose attributes count for what is called on an object.
@@ -207,7 +207,7 @@ def methods() -> dict[str, str | None]:
 def sources() -> tuple[dict[str, str], set[str]]:
     """The kernel's sources, {file name: text}, and the names that they define themselves."""
     sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
-    import bundle
+    from kaggle_kernel import bundle
 
     paths = [*bundle.SOURCES, bundle.BOOT]
     texts = {path.name: path.read_text(encoding="utf-8") for path in paths}

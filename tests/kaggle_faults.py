@@ -17,11 +17,11 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
-import checkpoint
 from conftest import ROOT, script
-from kernel_push import bundle_name
-from loopback import isolate
-from loopback_kernels import KernelServer
+from core import checkpoint
+from fakes.loopback import isolate
+from fakes.loopback_kernels import KernelServer
+from kaggle_kernel.push import bundle_name
 from test_submit import METRICS, NAMES, write_submission
 from u2net import U2Net
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import reference
 from augment import (
     Geometry,
     _blur,
@@ -17,8 +16,9 @@ from augment import (
     sample_xray_params,
     xray_alpha_dense,
 )
-from config import DEFAULTS, load_config
+from benchmark import baseline as reference
 from conftest import scene
+from core.config import DEFAULTS, load_config
 
 CFG = load_config(DEFAULTS).augment
 PARAMS = sample_xray_params(CFG.xray, np.random.default_rng(0))

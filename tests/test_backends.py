@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-import openvino_backend
-from cli import UserError
-from config import DEFAULTS, load_config
 from conftest import ROOT, scene
-from device import pick_precision
-from folding import MatteNet
-from images import read_rgb
-from predictor import TorchPredictor, load_predictor
+from core import checkpoint
+from core.cli import UserError
+from core.config import DEFAULTS, load_config
+from core.device import pick_precision
+from imaging.images import read_rgb
+from inference import openvino_backend
+from inference.matte_net import MatteNet
+from inference.predictor import TorchPredictor, load_predictor
 from u2net import U2Net, normalise
 
 needs_openvino = pytest.mark.skipif(not openvino_backend.available(), reason="openvino has no wheel for this platform")
@@ -165,8 +165,8 @@ def test_conversion_sends_nothing_and_goes_without_a_cache_where_none_can_be_wri
 
 SIGNAL = """
 import gc, signal
-from config import DEFAULTS, load_config
-from predictor import load_predictor
+from core.config import DEFAULTS, load_config
+from inference.predictor import load_predictor
 first, second = (load_predictor(load_config(DEFAULTS, {options})) for _ in range(2))
 del first, second
 gc.collect()

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import bench
-import bench_inputs
-import bench_ours
-import bench_reference
-import limits
-import reference
-from config import DEFAULTS, load_config
+from benchmark import baseline as reference
+from benchmark import inputs as bench_inputs
+from benchmark import roofline as limits
+from benchmark import run_baseline as bench_reference
+from benchmark import run_pipeline as bench_ours
 from conftest import call, scene
+from core.config import DEFAULTS, load_config
 from losses import matting_loss
 from u2net import U2Net
 

@@ -4,8 +4,8 @@ import pickle
 import pytest
 import torch
 
-import checkpoint
-from cli import UserError
+from core import checkpoint
+from core.cli import UserError
 from u2net import U2Net
 
 

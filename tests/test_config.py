@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli import UserError
-from config import (
+from conftest import call, one_error_line, script
+from core.cli import UserError
+from core.config import (
     DEFAULTS,
     Config,
     _kind,
@@ -21,7 +22,6 @@ from config import (
     predict_size,
     select_metric,
 )
-from conftest import call, one_error_line, script
 from train import main as train_main
 
 

@@ -7,14 +7,13 @@ import zlib
 import pytest
 from PIL import Image
 
-import archive
-import competition
-import kaggle_client
-from cli import OperationError, UserError
-from config import load_config
 from conftest import ROOT
-from loopback import isolate
-from loopback_kaggle import KaggleServer
+from core.cli import OperationError, UserError
+from core.config import load_config
+from fakes.loopback import isolate
+from fakes.loopback_kaggle import KaggleServer
+from sources import archive, competition
+from submission import kaggle_client
 
 
 def png(side: int = 1024, shade: int = 0) -> bytes:

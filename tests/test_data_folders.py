@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-import folders
 import get_data
-from cli import UserError
-from config import load_config
 from conftest import ROOT, one_error_line, scene, script
+from core.cli import UserError
+from core.config import load_config
 from dataset import read_pairs
-from loopback import Loopback, isolate
-from pairs import split_by_name, write_splits
+from fakes.loopback import Loopback, isolate
+from imaging.pairs_csv import split_by_name, write_splits
+from sources import folders
 
 
 @pytest.fixture

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import hub
-import magick
-from cli import OperationError, UserError
-from config import load_config
 from conftest import ROOT
-from images import read_alpha, read_rgb
-from loopback import Loopback, isolate
-from loopback_hub import HubServer
+from core.cli import OperationError, UserError
+from core.config import load_config
+from fakes.loopback import Loopback, isolate
+from fakes.loopback_hub import HubServer
+from imaging.images import read_alpha, read_rgb
+from sources import hub, magick
 
 
 def png(mode: str = "RGBA", side: int = 1024, alpha: int = 255) -> bytes:

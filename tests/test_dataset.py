@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cli import OperationError, UserError
-from config import DEFAULTS, load_config
 from conftest import scene, tiny, write_csv, write_pairs
+from core.cli import OperationError, UserError
+from core.config import DEFAULTS, load_config
 from dataset import RULES, TrainSet, ValidationSet, read_pairs, shared
-from loading import epoch_batches
+from training.batches import epoch_batches
 
 
 @pytest.fixture

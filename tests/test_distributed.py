@@ -12,22 +12,21 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import checkpoint
-import distributed
 import launch
-from cli import UserError
-from config import DEFAULTS, load_config
 from conftest import ROOT, call, one_error_line, scene, script, tiny, wait_for, write_pairs
+from core import checkpoint, distributed
+from core.cli import UserError
+from core.config import DEFAULTS, load_config
+from core.distributed import Pulse, World
+from core.files import CLAIMS
 from dataset import ValidationSet, read_pairs
-from distributed import Pulse, World
-from files import CLAIMS
+from imaging.pictures import save_picture
 from infer import infer
-from pictures import save_picture
-from predictor import TorchPredictor
-from submission import read_rows
+from inference.predictor import TorchPredictor
+from submission.submission_csv import read_rows
 from train import train
+from training.validation import reference_levels, validate
 from u2net import U2Net
-from validation import reference_levels, validate
 
 PROCESSES = multiprocessing.get_context("forkserver")  # forked where no library has started a thread yet
 PROCESSES.set_forkserver_preload(["torch.utils.data", "torch.distributed", "cv2", "pydantic"])
@@ -191,7 +190,7 @@ def test_two_processes_train_as_one_and_go_on_where_one_has_stopped(tmp_path, mo
     CLAIMS.pop(str(tmp_path / "parts")).close()  # this process goes on, but not in there
     port = str(free_port())
     workers = [subprocess.Popen(
-        [sys.executable, ROOT / "tests/frozen.py", *tiny(pairs_csv, tmp_path / "parts", *options,
+        [sys.executable, ROOT / "tests/fakes/frozen.py", *tiny(pairs_csv, tmp_path / "parts", *options,
                                                          "train.micro_batch=2")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2",

@@ -1,4 +1,4 @@
-"""The image's files, and what the docker-* targets ask of Docker; scripts/check_image.py really builds and runs it."""
+"""The image's files, and what docker-* targets ask of Docker; tests/image/check_image.py really builds and runs it."""
 import os
 import re
 import shutil

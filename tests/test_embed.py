@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import embed
 from augment import sample_xray_params, xray_alpha_dense
-from config import DEFAULTS, EMBEDDED, load_config
 from conftest import call
+from core import checkpoint
+from core.config import DEFAULTS, EMBEDDED, load_config
 from dataset import ValidationSet, read_pairs
-from predictor import load_predictor
-from submission import SubmissionWriter
-from synthetic import draw_pair
+from inference.predictor import load_predictor
+from scenes.scene import draw_pair
+from submission.submission_csv import SubmissionWriter
 from u2net import U2Net
 
 

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-import findings
-import kernel_inputs
-from cli import OperationError
-from findings import find_pairs, find_test_images, pairs_tables, sample_kind
+from core.cli import OperationError
+from on_kaggle import inputs as kernel_inputs
+from submission import competition_files as findings
+from submission.competition_files import find_pairs, find_test_images, pairs_tables, sample_kind
 
 
 def draw(folder: Path, names: str, side: int = 1024) -> Path:

@@ -1,4 +1,4 @@
-"""The kernel's sources use nothing newer than the oldest versions that they are written for (tests/floor.txt)."""
+"""The kernel's sources use nothing newer than the oldest versions they are written for, tests/golden/floor.txt."""
 import ast
 import json
 

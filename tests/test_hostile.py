@@ -12,16 +12,16 @@ import zlib
 import pytest
 import torch
 
-import checkpoint
 import get_data
 import kernel
-from cli import UserError
-from config import DEFAULTS, load_config
 from conftest import ROOT, call, tiny
-from corpus import png
+from core import checkpoint
+from core.cli import UserError
+from core.config import DEFAULTS, load_config
+from fakes.corpus import png
 from infer import main as infer_main
 from report import main as report_main
-from submission import decode_alpha, read_rows, validate
+from submission.submission_csv import decode_alpha, read_rows, validate
 from train import main as train_main
 
 

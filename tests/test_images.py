@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from cli import UserError
-from corpus import chunk
-from images import list_images, natural_key, read_alpha, read_rgb, read_shape, resize_longer_side
+from core.cli import UserError
+from fakes.corpus import chunk
+from imaging.images import list_images, natural_key, read_alpha, read_rgb, read_shape, resize_longer_side
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 RGB = np.stack([GREY, GREY[::-1], GREY.T], 2)

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import checkpoint
 import kernel
 import submit
-from cli import UserError
-from config import DEFAULTS, EMBEDDED, dump_config, load_config
 from conftest import call, one_error_line, scene, script
-from images import read_rgb
+from core import checkpoint
+from core.cli import UserError
+from core.config import DEFAULTS, EMBEDDED, dump_config, load_config
+from imaging.images import read_rgb
 from infer import in_order, run_with_weights, with_weights
 from infer import main as infer_main
-from predictor import TorchPredictor, from_square, to_square
-from submission import decode_alpha, read_rows
+from inference.predictor import TorchPredictor, from_square, to_square
+from submission.submission_csv import decode_alpha, read_rows
 from u2net import U2Net
 
 
@@ -199,7 +199,7 @@ def test_score_and_picture_of_a_test_set_with_solution(run_dir, images, tmp_path
     result = script("src/submit.py", "score", *options)
     assert result.returncode == 0 and "0.000000      0.00" in result.stdout, result.stderr
     assert "all zero" in result.stdout and "best constant" in result.stdout
-    assert script("src/report.py", *options).returncode == 0
+    assert script("scripts/report.py", *options).returncode == 0
     assert read_rgb(run_dir / "report.png").shape[1] > 1000
 
 

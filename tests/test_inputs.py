@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import corpus
 import get_data
-from cli import UserError
 from conftest import call, tiny, write_csv
+from core.cli import UserError
 from dataset import read_pairs
-from images import list_images, read_alpha, read_rgb, read_shape
+from fakes import corpus
+from imaging.images import list_images, read_alpha, read_rgb, read_shape
 from infer import main as infer_main
-from submission import read_rows
+from submission.submission_csv import read_rows
 from train import main as train_main
 
 

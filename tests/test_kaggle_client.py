@@ -5,15 +5,14 @@ import sys
 import pytest
 
 import get_weights
-import kaggle_client
-import proxies
-from cli import OperationError, UserError
-from config import load_config
 from conftest import ROOT
-from hub import Hub
-from kaggle_client import check_credentials, config_dir, read_kaggle
-from loopback import isolate
-from loopback_kaggle import KaggleServer
+from core.cli import OperationError, UserError
+from core.config import load_config
+from fakes.loopback import isolate
+from fakes.loopback_kaggle import KaggleServer
+from sources.hub import Hub
+from submission import kaggle_client, proxies
+from submission.kaggle_client import check_credentials, config_dir, read_kaggle
 
 CREDENTIALS = json.dumps({"username": "somebody", "key": "secret"})
 

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-import bundle
 import kernel
-import kernel_inputs
-import kernel_main
-from cli import UserError
-from config import as_overrides, load_config
 from conftest import ROOT, write_pairs
-from files import file_sha256
-from kernel_lint import dataset_problems, kernel_problems, problems
+from core.cli import UserError
+from core.config import as_overrides, load_config
+from core.files import file_sha256
+from kaggle_kernel import bundle
+from kaggle_kernel.lint import dataset_problems, kernel_problems, problems
+from on_kaggle import inputs as kernel_inputs
+from on_kaggle import main as kernel_main
 
 # What Kaggle's image has of what the sources need.
 KAGGLE_HAS = {"torch", "numpy", "cv2", "PIL", "scipy", "tqdm", "yaml", "matplotlib", "pydantic"}
@@ -46,7 +46,7 @@ def first_parts(names: set[str]) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-ROOTS = bundle.BOOT, bundle.CELLS, ROOT / "scripts/kernel_main.py"
+ROOTS = bundle.BOOT, bundle.CELLS, ROOT / "scripts/on_kaggle/main.py"
 
 
 def test_the_bundled_sources_are_all_that_is_imported_and_nothing_else():
@@ -96,7 +96,7 @@ def contents(build: Path) -> dict[str, bytes]:
 def test_the_bundle_holds_sources_weights_and_settings_within_kaggles_limits(built):
     files = contents(built)
     assert {name for name in files if name.startswith("payload/")} == {
-        f"payload/{path.name}" for path in bundle.SOURCES}
+        f"payload/{path.relative_to(ROOT).as_posix().partition('/')[2]}" for path in bundle.SOURCES}
     assert len(files["kernel/kernel.py"]) < 1_000_000
     assert sum(len(body) for name, body in files.items() if name.startswith("dataset/")) < 10_000_000
     assert set(torch.load(built / "dataset/weights.pth", weights_only=True)) == {

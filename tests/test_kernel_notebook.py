@@ -1,14 +1,14 @@
-"""kernel.format=notebook: what build makes of kernel_cells.py."""
+"""kernel.format=notebook: what build makes of cells.py."""
 import ast
 import json
 
 import nbformat
 import pytest
 
-import bundle
-from config import DEFAULTS, flat, load_config
-from kernel_lint import kernel_problems
-from kernel_notebook import comments, settings_cell
+from core.config import DEFAULTS, flat, load_config
+from kaggle_kernel import bundle
+from kaggle_kernel.lint import kernel_problems
+from kaggle_kernel.notebook import comments, settings_cell
 
 SETTINGS = ["kaggle.competition=matting", "kernel.owner=somebody", "kernel.format=notebook", "train.lr=2e-4"]
 

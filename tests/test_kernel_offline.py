@@ -4,11 +4,11 @@ import sys
 import nbformat
 import pytest
 
-import kernel_cells_run
-import kernel_offline
-import kernel_versions
-from cli import OperationError
 from conftest import ROOT, one_error_line, script
+from core.cli import OperationError
+from kaggle_kernel import offline as kernel_offline
+from kaggle_kernel import run_notebook as kernel_cells_run
+from kaggle_kernel import versions as kernel_versions
 
 
 @pytest.mark.parametrize("mode, kind", [("infer", "script"), ("infer", "notebook"), ("train", "notebook")])

@@ -5,19 +5,19 @@ import cv2
 import numpy as np
 import pytest
 
-import bundle
-import checkpoint
-import kaggle_client
 import kernel
-import kernel_at_kaggle
-import kernel_push
-from cli import OperationError
-from config import load_config
 from conftest import ROOT, call
-from kernel_lint import kernel_problems
-from loopback import isolate
-from loopback_kernels import KernelServer
-from submission import SubmissionWriter
+from core import checkpoint
+from core.cli import OperationError
+from core.config import load_config
+from fakes.loopback import isolate
+from fakes.loopback_kernels import KernelServer
+from kaggle_kernel import bundle
+from kaggle_kernel import push as kernel_push
+from kaggle_kernel import remote as kernel_at_kaggle
+from kaggle_kernel.lint import kernel_problems
+from submission import kaggle_client
+from submission.submission_csv import SubmissionWriter
 from u2net import U2Net
 
 NAMES = ["1", "2", "010"]

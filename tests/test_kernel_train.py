@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import kernel_train
-from cli import OperationError, Stopped, UserError
-from config import DEFAULTS
 from conftest import ROOT, tiny
-from files import alone_in
-from kernel_train import best_checkpoint, command, free_before, process_count, run_training, train_to_the_end
+from core.cli import OperationError, Stopped, UserError
+from core.config import DEFAULTS
+from core.files import alone_in
+from on_kaggle import training as kernel_train
+from on_kaggle.training import best_checkpoint, command, free_before, process_count, run_training, train_to_the_end
 
 # Says when it is ready, then works until SIGTERM, on which it saves, as train.py does.
 SAVES = """
@@ -184,7 +184,7 @@ def test_what_a_restart_cannot_help_is_not_started_again(program, tmp_path, capf
 HOLDS = """
 import sys, time
 from pathlib import Path
-from files import alone_in
+from core.files import alone_in
 alone_in(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.read()

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from config import DEFAULTS, load_config
 from conftest import scene
+from core.config import DEFAULTS, load_config
 from losses import matting_loss
 
 WEIGHTS = load_config(DEFAULTS).loss

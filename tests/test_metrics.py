@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-import metrics
 from conftest import scene
+from training import metrics
 
 ALL = [metrics.mse, metrics.sad, metrics.grad, metrics.conn]
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
 import get_weights
-import official_onnx
-from cli import OperationError, UserError
-from config import DEFAULTS, load_config
 from conftest import ROOT
-from images import read_rgb, resize_longer_side
+from core import checkpoint
+from core.cli import OperationError, UserError
+from core.config import DEFAULTS, load_config
+from imaging.images import read_rgb, resize_longer_side
+from sources import official_onnx
 from u2net import U2Net
 
 

@@ -9,21 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-import archive
-import checkpoint
 import clean
-import competition
 import get_data
 import kernel
-from cli import UserError
-from config import EMBEDDED, load_config
 from conftest import ROOT, call, scene, tiny
-from files import alone_in, list_path, may_write, move, remove, written_folder, written_whole
-from images import read_alpha
+from core import checkpoint
+from core.cli import UserError
+from core.config import EMBEDDED, load_config
+from core.files import alone_in, list_path, may_write, move, remove, written_folder, written_whole
+from core.ownership import is_ours
+from imaging.images import read_alpha
+from imaging.pictures import save_picture
 from infer import main as infer_main
 from infer import write_png
-from ours import is_ours
-from pictures import save_picture
+from sources import archive, competition
 from train import main as train_main
 
 

@@ -7,10 +7,10 @@ import pytest
 
 import get_data
 import kernel
-import outputs
-from cli import UserError
-from config import DEFAULTS, load_config
 from conftest import ROOT, call, one_error_line, script, tiny
+from core import outputs
+from core.cli import UserError
+from core.config import DEFAULTS, load_config
 from infer import main as infer_main
 from submit import main as submit_main
 from train import main as train_main
@@ -85,7 +85,7 @@ def test_a_run_folder_with_an_emoji_is_read_again(pairs_csv, tmp_path):
     run = f"train.out_dir={tmp_path}/😀 #2"
     result = script("src/train.py", *tiny(pairs_csv, tmp_path / "😀 #2", "train.epochs=1", "train.samples=0"))
     assert result.returncode == 0, result.stderr
-    for command in ("src/report.py", "scripts/tune.py"):
+    for command in ("scripts/report.py", "scripts/tune.py"):
         result = script(command, run)
         assert result.returncode == 0, result.stderr
     assert "😀 #2" in (tmp_path / "😀 #2/report.html").read_text(encoding="utf-8")

@@ -7,11 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-import cli
-import machine
-from cli import OperationError
 from conftest import ROOT, call, one_error_line, script, tiny
-from device import check_gpu, usable_cores
+from core import cli, machine
+from core.cli import OperationError
+from core.device import check_gpu, usable_cores
 
 
 def in_python(code: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -28,14 +27,15 @@ sys.path[:0] = ["src", "scripts"]
 
 def test_cores_are_counted_where_the_system_does_not_tell_them():
     assert 1 <= usable_cores() <= os.cpu_count()
-    result = in_python(MACOS + "from device import usable_cores; print(usable_cores())")
+    result = in_python(MACOS + "from core.device import usable_cores; print(usable_cores())")
     assert result.stdout == f"{os.cpu_count()}\n", result.stderr
 
 
 @pytest.mark.parametrize("work", [
-    "import bench_inputs\nwith bench_inputs.on_cores(1): import torch; assert torch.get_num_threads() == 1",
-    "import cli, scaling; sys.argv = ['scaling.py', '--processes', '999']; cli.run(scaling.main)",
-    "import cli, launch; sys.argv = ['launch.py', 'infer', '--gpus', '2', 'infer.images=/none']; cli.run(launch.main)",
+    "from benchmark import inputs\nwith inputs.on_cores(1): import torch; assert torch.get_num_threads() == 1",
+    "from core import cli; import scaling; sys.argv = ['scaling.py', '--processes', '999']; cli.run(scaling.main)",
+    "from core import cli; import launch; sys.argv = ['launch.py', 'infer', '--gpus', '2', 'infer.images=/none']; "
+    "cli.run(launch.main)",
 ])
 def test_nothing_else_needs_linuxs_calls(work):
     result = in_python(MACOS + work)

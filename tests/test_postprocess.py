@@ -4,10 +4,10 @@ import pytest
 import torch
 import yaml
 
-import checkpoint
-from cli import UserError
 from conftest import scene
-from postprocess import (
+from core import checkpoint
+from core.cli import UserError
+from inference.postprocess import (
     METHODS,
     NONE,
     ORIGINAL,

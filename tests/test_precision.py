@@ -7,17 +7,17 @@ import pytest
 import torch
 import yaml
 
-import checkpoint
-import openvino_backend
 import precision
-from cli import UserError
-from config import EMBEDDED, load_run
 from conftest import call, scene
-from folding import MatteNet
-from openvino_backend import OpenvinoNetwork
-from predictor import load_model, load_predictor
-from quantizing import RoundedConv, measure_ranges, ranges_path, rounded, rounded_convolutions
-from synthetic import draw_pair
+from core import checkpoint
+from core.cli import UserError
+from core.config import EMBEDDED, load_run
+from inference import openvino_backend
+from inference.int8 import RoundedConv, measure_ranges, ranges_path, rounded, rounded_convolutions
+from inference.matte_net import MatteNet
+from inference.openvino_backend import OpenvinoNetwork
+from inference.predictor import load_model, load_predictor
+from scenes.scene import draw_pair
 
 pytestmark = pytest.mark.skipif(
     not openvino_backend.available() or "INT8" not in openvino_backend.capabilities(),

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import precision
-from config import DEFAULTS, load_config
 from conftest import tiny, write_pairs
+from core.config import DEFAULTS, load_config
 from dataset import ValidationSet, read_pairs
-from predictor import Predictor, TorchPredictor
-from torch_backend import folded_network
+from inference.predictor import Predictor, TorchPredictor
+from inference.torch_backend import folded_network
 from u2net import U2Net
 
 CPU = torch.device("cpu")

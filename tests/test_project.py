@@ -7,8 +7,8 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from config import DEFAULTS, load_config
 from conftest import ROOT, script
+from core.config import DEFAULTS, load_config
 
 MODULES = {".".join(path.relative_to(ROOT / folder).with_suffix("").parts): path  # dotted name -> file
            for folder in ("scripts", "src") for path in sorted((ROOT / folder).rglob("*.py"))}
@@ -84,7 +84,7 @@ def test_every_package_that_is_imported_is_pinned():
     own = {path.stem for path in files} | {path.parent.name for path in files}
     known = packages_distributions()
     pinned = {re.sub(r"[-_.]+", "-", name).lower()
-              for file in ("requirements.txt", "requirements-dev.txt", "tests/fuzz/requirements.txt")
+              for file in ("requirements.txt", "requirements-dev.txt", "tests/stress/fuzz/requirements.txt")
               for name in re.findall(r"^([\w.-]+)==", (ROOT / file).read_text(), re.M)}
     needed = {name: {re.sub(r"[-_.]+", "-", each).lower() for each in known[name]}
               for name in (imported & known.keys()) - own - sys.stdlib_module_names}

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-import loading
-from cache import Cache
-from cli import UserError
-from config import DEFAULTS, load_config
 from conftest import ROOT, call, scene, tiny
+from core import checkpoint
+from core.cli import UserError
+from core.config import DEFAULTS, load_config
+from core.files import HOST, written_whole
 from dataset import ValidationSet, read_pairs
-from files import HOST, written_whole
-from foreground import cached_foreground
+from imaging.cache import Cache
+from imaging.foreground import cached_foreground
 from infer import main as infer_main
 from train import main as train_main
-from validation import reference_levels
+from training import batches as loading
+from training.validation import reference_levels
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_damaged_best_pth_is_refused_in_one_line(run_dir, pairs_csv, tmp_path,
     assert not (tmp_path / "s.csv").exists()
 
 
-HOLD = "import sys, time; sys.path.insert(0, 'src'); from pathlib import Path; import files; " \
+HOLD = "import sys, time; sys.path.insert(0, 'src'); from pathlib import Path; from core import files; " \
        "files.alone_in(Path(sys.argv[1])); print('in', flush=True); time.sleep(60)"
 
 
@@ -175,7 +175,7 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 def test_a_worker_goes_with_its_main_process():
     process = subprocess.Popen([sys.executable, "-c", f"""import os, sys, time
 sys.path.insert(0, {str(ROOT / "src")!r})
-from loading import serve
+from training.batches import serve
 main = os.getpid()
 if not os.fork():
     serve(main, 0)

@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-import cli
-from cache import Cache
-from cli import OperationError
 from conftest import ROOT, call, one_error_line, scene, script, tiny
-from decoded import DecodedFiles
-from foreground import cached_foreground, estimate_foreground
+from core import checkpoint, cli
+from core.cli import OperationError
+from core.ownership import SOFTWARE
+from imaging.cache import Cache
+from imaging.foreground import cached_foreground, estimate_foreground
+from imaging.pair_cache import DecodedFiles
+from imaging.pictures import save_curves, save_picture
 from infer import write_png
-from ours import SOFTWARE
-from pictures import save_curves, save_picture
-from submission import SubmissionWriter
+from submission.submission_csv import SubmissionWriter
 from train import main as train_main
 
 
@@ -155,7 +154,7 @@ def test_another_runtime_error_is_not_hidden():
 
 def test_a_short_crash_campaign():
     """What `make crash` does at length."""
-    result = script("tests/crash.py", "--tries", "1", "--stages", "train", preexec_fn=lambda: os.nice(5))
+    result = script("tests/stress/crash.py", "--tries", "1", "--stages", "train", preexec_fn=lambda: os.nice(5))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "survived" in result.stdout and "0 failures" in result.stdout
 
@@ -163,7 +162,7 @@ def test_a_short_crash_campaign():
 @pytest.mark.skipif(sys.platform != "linux", reason="signals to a process group, as a terminal's Ctrl-C")
 def test_ctrl_c_in_a_download_or_a_check_is_one_line(pairs_csv, tmp_path):
     """Before there is anything to save."""
-    hold = f"import sys; sys.path.insert(0, '{ROOT}/src'); import cli, time; " \
+    hold = f"import sys; sys.path.insert(0, '{ROOT}/src'); from core import cli; import time; " \
            "cli.run(lambda: (print('in', flush=True), time.sleep(60)))"
     process = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-from cli import UserError
-from config import DEFAULTS, EMBEDDED, load_config
 from conftest import ROOT, tiny, wait_for, write_csv
+from core import checkpoint
+from core.cli import UserError
+from core.config import DEFAULTS, EMBEDDED, load_config
 from dataset import TrainSet, ValidationSet, read_pairs
-from loading import epoch_batches
-from predictor import TorchPredictor
+from inference.predictor import TorchPredictor
 from train import train
+from training.batches import epoch_batches
+from training.validation import reference_levels, validate
 from u2net import U2Net
-from validation import reference_levels, validate
 
 STOP = "train.max_hours=1e-9"
 
@@ -272,8 +272,9 @@ def test_training_outlives_its_log(pairs, tmp_path, gone):
 
 
 def test_a_silenced_process_can_still_say_why_it_ends(tmp_path):
-    code = ("import sys; sys.path.insert(0, 'src'); import distributed, stopping; stopping.outlive_the_log(); "
-            "distributed.silence(); print('lost'); print('error: why', file=sys.stderr)")
+    code = ("import sys; sys.path.insert(0, 'src'); from core import distributed; from training import interruption; "
+            "interruption.outlive_the_log(); distributed.silence(); print('lost'); "
+            "print('error: why', file=sys.stderr)")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "error: why\n")
 

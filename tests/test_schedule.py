@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config import DEFAULTS, load_config
-from schedule import learning_rate
+from core.config import DEFAULTS, load_config
+from training.schedule import learning_rate
 
 
 def train(**values):

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-import redact
-from cli import UserError, brief, message
-from config import DEFAULTS, dump_config, load_config
 from conftest import ROOT, script
-from loopback import Files, isolate
-from redact import learn_secrets, without_secrets
+from core import redact
+from core.cli import UserError, brief, message
+from core.config import DEFAULTS, dump_config, load_config
+from core.redact import learn_secrets, without_secrets
+from fakes.loopback import Files, isolate
 
 CANARY = "canary-7c1f0e9b52"
 ODD = "canary/7c@1f:0e?9b"  # what makes an address malformed unless it is escaped
@@ -87,7 +87,7 @@ def test_arguments_and_config_files_are_quoted_without_credentials(tmp_path):
 PROGRAM = """
 import logging, sys, threading, warnings
 sys.path.insert(0, "src")
-import cli
+from core import cli
 from tqdm import tqdm
 def main():
     secret = sys.stdin.read()
@@ -162,7 +162,8 @@ class Elsewhere(UserError):
 
 
 def test_an_error_of_a_data_worker_is_its_message_wherever_its_class_is():
-    for kind, name in ((UserError, "cli.UserError"), (Elsewhere, f"{__name__}.Elsewhere"), (OSError, "OSError")):
+    ours = f"{UserError.__module__}.UserError"
+    for kind, name in ((UserError, ours), (Elsewhere, f"{__name__}.Elsewhere"), (OSError, "OSError")):
         for words in ("row 3: a.png is damaged", "two\nlines: of it"):
             text = (f"Caught {kind.__name__} in DataLoader worker process 0.\nOriginal Traceback (most recent call "
                     f"last):\n  File \"x.py\", line 1, in f\n    raise\nValueError: inner\n\nDuring handling of the "

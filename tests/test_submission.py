@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from cli import OperationError, UserError
-from submission import (
+from core.cli import OperationError, UserError
+from submission.submission_csv import (
     HEADER,
     SubmissionWriter,
     baselines,

@@ -9,13 +9,12 @@ import sys
 import pytest
 from PIL import Image
 
-import checkpoint
-import kaggle_client
-import kaggle_submissions
 import submit
 from conftest import ROOT, call
-from loopback import isolate
-from loopback_kaggle import RPC, KaggleServer
+from core import checkpoint
+from fakes.loopback import isolate
+from fakes.loopback_kaggle import RPC, KaggleServer
+from submission import kaggle_client, kaggle_submissions
 
 SERVICE, KERNELS = "competitions.CompetitionApiService", "kernels.KernelsApiService"
 NAMES = ["1", "2", "010"]

@@ -2,12 +2,12 @@
 import numpy as np
 import pytest
 
-import leaderboard
-from cli import OperationError, UserError
-from config import load_config
 from conftest import ROOT, one_error_line, script
-from kaggle_submissions import Submission, parse_list
-from submission import SubmissionWriter
+from core.cli import OperationError, UserError
+from core.config import load_config
+from submission import leaderboard
+from submission.kaggle_submissions import Submission, parse_list
+from submission.submission_csv import SubmissionWriter
 from submit import validated
 
 LIST = ('Warning: a new version is available\nref,fileName,date,description,status,publicScore,privateScore\r\n'

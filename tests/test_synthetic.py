@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from backgrounds import catalog_background, contact_shadow
-from families import FAMILIES
-from families.drawing import blank, draw_polygons, draw_strands, ellipse, extend_foreground, over, paint, reduce
-from synthetic import composite, contact_sheet, draw_pair, draw_scene, family_of, photograph
+from scenes.backgrounds import catalog_background, contact_shadow
+from scenes.families import FAMILIES
+from scenes.families.drawing import blank, draw_polygons, draw_strands, ellipse, extend_foreground, over, paint, reduce
+from scenes.scene import composite, contact_sheet, draw_pair, draw_scene, family_of, photograph
 
 # Least share of soft pixels in the object; solids are soft along their edge only.
 LEAST_SOFT = {"glass": 0.4, "smoke": 0.4, "lace": 0.25, "web": 0.25, "blur": 0.15, "dense": 0.6}

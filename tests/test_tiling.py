@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import checkpoint
-from config import DEFAULTS, load_config
 from conftest import scene, tiny, write_pairs
+from core import checkpoint
+from core.config import DEFAULTS, load_config
 from dataset import ValidationSet, read_pairs
-from predictor import Predictor, load_predictor
-from tiling import starts, tiled_alpha, window
+from inference.predictor import Predictor, load_predictor
+from inference.tiling import starts, tiled_alpha, window
 from train import train
-from validation import validate
+from training.validation import validate
 
 SIZE = 64
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
-import loading
-from cli import OperationError, UserError
-from config import DEFAULTS, load_config
 from conftest import ROOT, call, one_error_line, script, tiny, wait_for, write_pairs
-from device import describe, pick_device, pick_precision
-from distributed import World
-from files import CLAIMS
-from images import read_rgb
-from loading import epoch_batches, sharing_workers
+from core import checkpoint
+from core.cli import OperationError, UserError
+from core.config import DEFAULTS, load_config
+from core.device import describe, pick_device, pick_precision
+from core.distributed import World
+from core.files import CLAIMS
+from imaging.images import read_rgb
 from train import main as train_main
 from train import prepare, train, update_average
+from training import batches as loading
+from training.batches import epoch_batches, sharing_workers
 
 
 def run(pairs_csv, out_dir, *more) -> dict:

@@ -6,13 +6,13 @@ import yaml
 
 import tune
 from augment import sample_xray_params, xray_alpha_dense
-from cli import UserError
-from config import DEFAULTS, load_config, load_run
 from conftest import one_error_line, scene, script
-from images import read_rgb
+from core.cli import UserError
+from core.config import DEFAULTS, load_config, load_run
+from imaging.images import read_rgb
 from infer import infer
-from postprocess import NONE, Setting, load_tuned
-from submission import decode_alpha, read_rows
+from inference.postprocess import NONE, Setting, load_tuned
+from submission.submission_csv import decode_alpha, read_rows
 
 XRAY = load_config(DEFAULTS).augment.xray
 

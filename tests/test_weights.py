@@ -11,12 +11,12 @@ import time
 
 import pytest
 
-import checkpoint
 import get_weights
-from cli import OperationError, UserError
-from config import load_config
 from conftest import ROOT
-from loopback import Files, Reply, file_reply, isolate
+from core import checkpoint
+from core.cli import OperationError, UserError
+from core.config import load_config
+from fakes.loopback import Files, Reply, file_reply, isolate
 
 CONTENT = os.urandom(4_000_000)
 DRIVE_ID = get_weights.OFFICIAL["u2netp"][1]
@@ -134,7 +134,8 @@ def test_google_drive_and_its_quota_page(fetch, tmp_path, monkeypatch, certifica
 
 
 def test_a_killed_download_goes_on(fetch, tmp_path, monkeypatch):
-    code = (f"import sys; sys.path[:0] = ['src', 'scripts']; import os, get_weights; from config import load_config\n"
+    code = (f"import sys; sys.path[:0] = ['src', 'scripts']; import os, get_weights\n"
+            f"from core.config import load_config\n"
             f"get_weights.OFFICIAL['u2netp'] = {RIGHT[1]!r}\n"
             f"cfg = load_config('config.yaml', [sys.argv[1]]); os.chdir(sys.argv[2]); get_weights.get_weights(cfg)")
     with Files({"u2netp.pth": CONTENT}) as server:

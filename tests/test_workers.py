@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-import decoded
-import loading
-import synthetic_set
-from cli import OperationError, UserError
-from config import DEFAULTS, load_config
 from conftest import ROOT, one_error_line, script, tiny
+from core.cli import OperationError, UserError
+from core.config import DEFAULTS, load_config
 from dataset import TrainSet, read_pairs
-from decoded import DecodedFiles
-from loading import epoch_batches, loaded, socket_folder
+from imaging import pair_cache as decoded
+from imaging.pair_cache import DecodedFiles
+from sources import synthetic as synthetic_set
+from training import batches as loading
+from training.batches import epoch_batches, loaded, socket_folder
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's sockets, processes or limits")
 
@@ -105,8 +105,10 @@ def test_too_few_open_files_end_training_in_one_line(pairs_csv, tmp_path, files)
 
 HELD = """import sys
 sys.path.insert(0, "src")
-import cli, loading, train
-loading.STUCK = float(sys.argv.pop(1))
+import train
+from core import cli
+from training import batches
+batches.STUCK = float(sys.argv.pop(1))
 cli.run(train.main)
 """
 
@@ -145,7 +147,8 @@ STARTED = """import multiprocessing, sys
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv.pop(1))
     sys.path.insert(0, "src")
-    import cli, train
+    import train
+    from core import cli
     cli.run(train.main)
 """
 

@@ -1,0 +1,1 @@
+"""What bench.py measures: the rows, both sides of each, and what the machine could do."""

@@ -1,0 +1,1 @@
+"""Builds, tests and pushes the Kaggle kernel, from here."""

@@ -1,0 +1,183 @@
+"""What `kernel.py build` makes, as pure functions: the kernel's text, its data set, and the metadata of both.
+
+    files = kernel_files(cfg, dataset_files(cfg))       # {name: bytes}; the same input gives the same bytes
+"""
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from slugify import slugify  # as the Kaggle client and Kaggle itself make an address from a title
+
+from core import checkpoint
+from core.cli import UserError
+from core.config import Config
+from inference.postprocess import load_tuned, tuned_path
+from submission.kaggle_client import config_dir
+from u2net import U2Net
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOT, CELLS = ROOT / "scripts/kaggle_kernel/boot.py", ROOT / "scripts/kaggle_kernel/cells.py"
+# Everything in src/, what runs on Kaggle, and what starts several processes there.
+SOURCES = tuple(sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts/on_kaggle").glob("*.py"),
+                        ROOT / "scripts/launch.py"]))
+CODE_FILES = {"script": "kernel.py", "notebook": "kernel.ipynb"}  # by kernel.format, which is Kaggle's kernel_type
+SCRIPT_LIMIT = 1_000_000  # bytes that Kaggle takes as a kernel's text
+TITLE_LINE = "bundle  "  # what a run's log begins with, before the name of the build
+# Settings that name something on this machine; the kernel finds its own.
+LOCAL = {
+    "data": ("train_csv", "val_csv", "test_dir", "solution_csv", "sample_submission", "backgrounds_dir", "images_dir",
+             "alphas_dir"),
+    "model": ("weights",), "weights": ("url",), "kernel": ("versions",),
+    "infer": ("images", "weights", "submission", "png_dir", "cutout_dir")}
+LICENCE = "other"  # of the data set: private, and not ours to decide for the user
+
+
+def kernel_files(cfg: Config, dataset: Mapping[str, bytes]) -> dict[str, bytes]:
+    """kernel.py or kernel.ipynb, and kernel-metadata.json, for the data set built beside them."""
+    cells = CELLS.read_text(encoding="utf-8")
+    boot = render_boot(cells, pack(SOURCES), dataset["SHA256SUMS"], dataset_id(cfg))
+    if cfg.kernel.format == "notebook":
+        from kaggle_kernel.notebook import render_notebook  # here, since jupytext takes its time
+        text = render_notebook(cells, boot, cfg)
+    else:
+        text = f"{boot}\nfrom on_kaggle.main import main\n\nmain(SETTINGS)\n"
+    metadata = kernel_metadata(cfg)
+    return {metadata["code_file"]: text.encode(), "kernel-metadata.json": as_json(metadata)}
+
+
+def dataset_files(cfg: Config) -> dict[str, bytes]:
+    """weights.pth (unless training starts from nothing), config.yaml, SHA256SUMS, dataset-metadata.json.
+
+    And what inference and the notebook show of the run that made the weights, where there is one.
+    """
+    refuse_unfit(cfg)
+    weights = cfg.infer.weights if cfg.kernel.mode == "infer" else cfg.model.weights
+    files = {"config.yaml": yaml.safe_dump(portable(cfg.model_dump(mode="json")), sort_keys=False).encode()}
+    if weights:
+        files["weights.pth"] = slim_checkpoint(weights, cfg.model.variant)
+    if cfg.kernel.mode == "infer" and cfg.infer.postprocess == "tuned":
+        load_tuned(weights)  # is it there, and for these weights?
+        files["postprocess.yaml"] = tuned_path(weights).read_bytes()
+    if (cfg.kernel.mode, cfg.kernel.format) == ("infer", "notebook"):
+        history = weights.parent / "metrics.csv"
+        files |= {history.name: history.read_bytes()} if history.exists() else {}
+    sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
+    title = dataset_slug(cfg).replace("-", " ").capitalize()
+    return {**files, "SHA256SUMS": sums.encode(), "dataset-metadata.json": as_json(
+        {"id": dataset_id(cfg), "title": title, "licenses": [{"name": LICENCE}]})}
+
+
+def refuse_unfit(cfg: Config) -> None:
+    """UserError for what would end a run on Kaggle, perhaps after hours."""
+    if cfg.kernel.mode == "train" and cfg.infer.postprocess == "tuned":
+        raise UserError("infer.postprocess=tuned is for the weights it was tuned with, and kernel.mode=train makes "
+                        "others; set it to none")
+    if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.sync_bn and cfg.kernel.processes != 1:
+        raise UserError("train.compile and train.sync_bn exclude each other on Kaggle's two GPUs; set one to false")
+    if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.checkpointing:
+        raise UserError("train.compile and train.checkpointing exclude each other; set one to false")
+    if cfg.infer.backend == "openvino":
+        raise UserError("infer.backend=openvino: Kaggle's image lacks it; set it to auto, which takes torch there")
+    if cfg.kernel.mode == "train" and cfg.augment.background_p > 0:
+        raise UserError("augment.background_p needs pymatting, which Kaggle's image lacks; set it to 0 for "
+                        "kernel.mode=train")
+
+
+def render_boot(cells: str, payload: bytes, sums: bytes, dataset: str) -> str:
+    """What brings the sources along: boot.py as it is in the repository, the sources, the call."""
+    boot = BOOT.read_text(encoding="utf-8")
+    identity = (boot + cells).encode() + payload + sums
+    settings = {"bundle": hashlib.sha256(identity).hexdigest()[:12], "dataset": dataset,
+                "sums": hashlib.sha256(sums).hexdigest()}
+    text = base64.b64encode(payload).decode()  # one line: a notebook shows little of it
+    return f'{boot}\n\nSETTINGS = {settings}\nPAYLOAD = "{text}"\n\nunpack(PAYLOAD)\n'
+
+
+def pack(paths: Sequence[Path]) -> bytes:
+    """A compressed tar of the files, named from src/ or scripts/ on; of each file only name and content count."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, path in sorted((path.relative_to(ROOT).as_posix().partition("/")[2], path) for path in paths):
+            body = path.read_bytes()
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    # gzip would store the time; tarfile recognises only containers, so the zlib stream gets gzip's frame with none.
+    packer = zlib.compressobj(9, wbits=31)
+    return packer.compress(buffer.getvalue()) + packer.flush()
+
+
+def slim_checkpoint(path: Path, variant: str) -> bytes:
+    """What inference and fine-tuning need of a checkpoint: the weights, and where they come from."""
+    state = checkpoint.load(path)
+    trained = state.get("config") or {}
+    model = U2Net(trained.get("model", {}).get("variant", variant))
+    checkpoint.load_weights(model, path)
+    kept = {"model_state": model.state_dict(), **{key: state[key] for key in ("epoch", "metrics") if key in state}}
+    if trained:
+        kept["config"] = portable(trained)
+    buffer = io.BytesIO()  # not a file: torch.save writes a file's name into it
+    torch.save(kept, buffer)
+    return buffer.getvalue()
+
+
+def portable(values: dict) -> dict:
+    """A config's values without what names this machine's files."""
+    values = {section: dict(content) if isinstance(content, dict) else content for section, content in values.items()}
+    for section, keys in LOCAL.items():
+        values.setdefault(section, {}).update({key: None for key in keys if key in values.get(section, {})})
+    values["data"]["root"], values["train"]["out_dir"] = "data", "outputs/run"
+    return values
+
+
+def kernel_metadata(cfg: Config, template: Path = ROOT / "kernel-metadata.json") -> dict:
+    """kernel-metadata.json with owner, slugs and title filled in; sources that are not set are left out."""
+    names = {"owner": owner(cfg), "slug": slugify(cfg.kernel.title), "title": cfg.kernel.title,
+             "dataset": dataset_slug(cfg), "competition": cfg.kaggle.competition or "",
+             "format": cfg.kernel.format, "code_file": CODE_FILES[cfg.kernel.format]}
+
+    def fill(value):
+        if isinstance(value, list):
+            return [filled for filled in map(fill, value) if filled]
+        return re.sub(r"\{(\w+)\}", lambda match: names[match[1]], value) if isinstance(value, str) else value
+
+    try:
+        return {key: fill(value) for key, value in json.loads(template.read_text(encoding="utf-8")).items()}
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise UserError(f"{template.name}: is no JSON object ({error})") from None
+    except KeyError as error:
+        raise UserError(f"{template.name}: {{{error.args[0]}}} means nothing; known are {', '.join(names)}") from None
+
+
+def owner(cfg: Config) -> str:
+    """The Kaggle user's name: kernel.owner, else what the client itself goes by; `nobody` where none is known."""
+    if cfg.kernel.owner or os.environ.get("KAGGLE_USERNAME"):
+        return cfg.kernel.owner or os.environ["KAGGLE_USERNAME"]
+    try:
+        return str(json.loads((config_dir() / "kaggle.json").read_bytes())["username"])  # in UTF-8 or UTF-16
+    except (OSError, ValueError, KeyError, TypeError):
+        return NOBODY
+
+
+NOBODY = "nobody"  # builds and runs here; lint refuses it before anything is sent
+
+
+def dataset_slug(cfg: Config) -> str:
+    return cfg.kaggle.dataset or f"{slugify(cfg.kernel.title)}-weights"
+
+
+def dataset_id(cfg: Config) -> str:
+    return f"{owner(cfg)}/{dataset_slug(cfg)}"
+
+
+def as_json(values: dict) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

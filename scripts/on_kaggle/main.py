@@ -1,0 +1,131 @@
+"""What the kernel does on Kaggle: looks around, trains if asked to, infers, leaves a valid submission.csv.
+
+    job = start(SETTINGS)               # the notebook's cells call these one by one, main() all of them
+    predict(job, train(job))
+    finish(job)
+"""
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from core import cli
+from core.cli import UserError
+from core.config import Config, as_overrides, load_config
+from imaging.images import read_shapes
+from infer import infer, ordered_images
+from on_kaggle.inputs import find_bundle, find_splits, find_test_set
+from on_kaggle.training import best_checkpoint, process_count, run_training, train_to_the_end
+from submission.submission_csv import validate
+
+# A GPU may be there and yet compute nothing: Kaggle's P100s are too old for its image's torch.
+GPU_TRIAL = ("import torch; x = torch.ones(1, 1, 8, 8, device='cuda'); "
+             "torch.nn.functional.conv2d(x, x[..., :3, :3]).sum().item()")
+# What inference may take, left free when training stops: seconds per image, and a share of kernel.max_hours.
+SECONDS_PER_IMAGE = {"cuda": 1, "cpu": 20}
+SPARE = 0.1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, once it has looked around."""
+    bundle: Path              # the data set that was built with the kernel
+    inputs: Path              # all that is attached, read-only
+    scratch: Path             # for what is not a result
+    overrides: tuple[str, ...]  # this machine's paths, and what was changed in the notebook
+    device: str               # cuda | cpu
+    started: float            # time.monotonic() at the beginning
+
+    def config(self, changes: Mapping[str, object] = MappingProxyType({})) -> Config:
+        """The settings; `changes`: {"section.key": value}."""
+        return load_config(self.bundle / "config.yaml", [*self.overrides, *as_overrides(changes)])
+
+
+def main(settings: dict) -> None:
+    """A whole run; ends the process as every command of the project does."""
+    cli.run(lambda: run(settings))
+
+
+def run(settings: dict) -> None:
+    job = start(settings)
+    predict(job, train(job) if job.config().kernel.mode == "train" else job.bundle / "weights.pth")
+    finish(job)
+
+
+def start(settings: dict, changes: Mapping[str, object] = MappingProxyType({})) -> Job:
+    """Finds device, data set and test images; UserError lists what is attached if anything lacks.
+
+    `settings`: bundle (this build's name), dataset (owner/slug), sums (SHA-256 of that data set's SHA256SUMS).
+    `changes`: settings that differ from the data set's, as `section.key`.
+    """
+    started = time.monotonic()
+    print(f"bundle  {settings['bundle']}", flush=True)
+    device = usable_device()
+    root = Path(os.environ.get("KERNEL_ROOT", "/kaggle"))
+    inputs, working, scratch = root / "input", root / "working", Path(tempfile.mkdtemp())
+    bundle = find_bundle(inputs, settings)
+    images, sample = find_test_set(inputs, load_config(bundle / "config.yaml").kaggle.competition, bundle)
+    job = Job(bundle, inputs, scratch, tuple(as_overrides({
+        "infer.images": images, "data.sample_submission": sample, "data.root": scratch,
+        "infer.submission": working / "submission.csv", "train.out_dir": working / "run", **changes})),
+        device, started)
+    order = f"order of {sample.name}" if sample else "natural order"
+    print(f"found   {len(ordered_images(job.config()))} test images in {images}, {order}", flush=True)
+    return job
+
+
+def usable_device() -> str:
+    """cuda or cpu; tried in a process of its own, before this one touches CUDA."""
+    trial = subprocess.run([sys.executable, "-c", GPU_TRIAL], capture_output=True, text=True)
+    if trial.returncode == 0:
+        return "cuda"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    reason = (trial.stderr.strip() or "no message").splitlines()[-1]
+    print(f"{'!' * 20} NO USABLE GPU: running on the CPU, which takes many times longer ({reason})", flush=True)
+    return "cpu"
+
+
+def train(job: Job) -> Path:
+    """Trains on the attached pairs, on all GPUs, for as long as inference can spare -> the checkpoint to infer with.
+
+    A training that fails or is killed is started once more; after that its best epoch has to do.
+    """
+    cfg = job.config()
+    limit = cfg.kernel.max_hours * 3600
+    reserve = len(ordered_images(cfg)) * SECONDS_PER_IMAGE[job.device] + SPARE * limit
+    seconds = limit - (time.monotonic() - job.started) - reserve
+    if seconds <= 0:
+        raise UserError("kernel.max_hours leaves no time to train before inference; raise it, or set kernel.mode=infer")
+    seconds = min(seconds, (cfg.train.max_hours or limit) * 3600)
+    train_csv, val_csv = find_splits(job.inputs, job.scratch, cfg.data.val_share)
+    weights = job.bundle / "weights.pth"
+    places = as_overrides({"data.train_csv": train_csv, "data.val_csv": val_csv,
+                        "model.weights": weights if weights.exists() else None})
+    processes = process_count(cfg.kernel.processes, job.device)
+    end = time.monotonic() + seconds
+
+    def attempt(more: list[str]) -> None:
+        left = end - time.monotonic()
+        settings = [*job.overrides, *places, *as_overrides({"train.max_hours": left / 3600}), *more]
+        run_training(processes, job.bundle / "config.yaml", settings, cfg.train.out_dir, left + SPARE / 2 * limit)
+
+    train_to_the_end(attempt, cfg.train.out_dir, end)
+    return best_checkpoint(cfg.train.out_dir)
+
+
+def predict(job: Job, weights: Path) -> None:
+    """The test images -> submission.csv. On one GPU: reading and encoding images take about as long as the network."""
+    infer(job.config({"infer.weights": weights}))
+
+
+def finish(job: Job) -> None:
+    """Holds the finished submission against the test images."""
+    cfg = job.config()
+    shapes = read_shapes(ordered_images(cfg))
+    rows = validate(cfg.infer.submission, list(shapes), shapes)
+    print(f"done    {cfg.infer.submission}: {rows} rows, valid, after {time.monotonic() - job.started:.0f} s")

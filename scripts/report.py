@@ -1,0 +1,207 @@
+"""Run folder -> report.html, one self-contained page about the run; where the test's true alphas are known, report.png.
+
+    python scripts/report.py train.out_dir=outputs/u2netp
+"""
+import base64
+import csv
+import datetime
+import json
+import platform
+import sys
+from pathlib import Path
+
+import cv2
+import jinja2
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from core import checkpoint, cli
+from core.cli import UserError
+from core.config import (
+    DEFAULTS,
+    Config,
+    as_overrides,
+    dump_config,
+    flat,
+    load_config,
+    load_run,
+    select_metric,
+    with_predict_size,
+)
+from core.files import may_write, written_whole
+from core.outputs import check_folder
+from dataset import ValidationSet, read_pairs
+from imaging.images import list_images, read_rgb, resize_longer_side
+from imaging.pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
+from infer import with_weights
+from inference.predictor import Predictor, load_predictor
+from reporting.summary import collect
+from submission.submission_csv import baselines, matched_alphas
+
+SHOWN = 6   # test images in report.png
+SIDE = 512  # longer side of an embedded picture, pixels
+
+
+def report(cfg: Config) -> None:
+    """report.html in the run folder; report.png beside it from cfg.infer.submission and cfg.data.solution_csv."""
+    check_folder(cfg.train.out_dir, "make it writable, or work on a copy of it")
+    page = cfg.train.out_dir / "report.html"
+    run = read_run(cfg.train.out_dir)
+    may_write(page)
+    refuse_others(run["validation"], cfg)
+    predict = load_predictor(cfg)
+    test = test_result(cfg)
+    pictures = pictured(cfg, run, predict)
+    html = render({**collect(cfg, run), **pictures, "test": test, "changed": changed(cfg), "error_full": ERROR_FULL,
+                   "config": dump_config(cfg), "environment": environment(cfg, predict)})
+    with written_whole(page) as part:
+        part.write_text(html, encoding="utf-8")
+    print(f"report   {page}\ntest     {test['note']}")
+    if pictures["pictures_note"]:
+        print(f"panels   {pictures['pictures_note']}")
+    if "errors" in test:
+        print(f"picture  {save_test_picture(cfg, test)}")
+
+
+def refuse_others(validation: dict, cfg: Config) -> None:
+    """UserError where the numbers are not those of the weights that the page is about."""
+    if validation.get("weights") not in (None, *checkpoint.identity(cfg.infer.weights).values()):
+        raise UserError(f"{cfg.train.out_dir / 'validation.json'}: was measured with other weights than "
+                        f"{cfg.infer.weights}; run the same training again, which validates best.pth, or leave "
+                        "infer.weights out")
+
+
+def read_run(out_dir: Path) -> dict:
+    """What training has left: `history` (metrics.csv), `validation` of the best epoch, `levels`."""
+    def text(name: str) -> str:
+        try:
+            return (out_dir / name).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(f"{out_dir / name}: no such file; `make train` writes it when an epoch ends") from None
+
+    try:
+        history = [{name: float(value) for name, value in row.items()}
+                   for row in csv.DictReader(text("metrics.csv").splitlines())]
+        run = {"history": history, "validation": json.loads(text("validation.json")),
+               "levels": json.loads(text("levels.json"))}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{out_dir}: metrics.csv, validation.json or levels.json is damaged "
+                        f"({' '.join(str(error).split())}); train again") from None
+    if not run["history"] or not run["validation"]["images"]:
+        raise UserError(f"{out_dir}: no epoch has ended yet; go on with `make train`")
+    return run
+
+
+def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
+    """`panels` of the best, median and worst validation image, or a `pictures_note` why there are none."""
+    rows, metric = run["validation"]["images"], select_metric(cfg)
+    ranked = sorted(range(len(rows)), key=lambda i: rows[i][metric])
+    chosen = {ranked[0]: "Best", ranked[-1]: "Worst"}
+    if len(ranked) > 2:
+        chosen = {ranked[0]: "Best", ranked[len(ranked) // 2]: "Median", ranked[-1]: "Worst"}
+    try:
+        pairs = read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error)
+    except UserError as error:
+        return {"panels": [], "pictures_note": f"left out: {error}"}
+    if [pair.image_path.name for pair in pairs] != [row["image"] for row in rows]:
+        return {"panels": [], "pictures_note": f"left out: {cfg.data.val_csv} has changed since the run"}
+    val_set, panels = ValidationSet(pairs, cfg), []
+    for index, rank in chosen.items():
+        rgb, alpha, target = val_set[index]
+        true, pred = target if metric == "val_mse_dense" else alpha, predict([rgb])[0]
+        height, width = rgb.shape[:2]
+        panels.append({**rows[index], "rank": rank, "value": rows[index][metric], "width": width, "height": height,
+                       "pictures": {"rgb": embedded(rgb), "true": embedded(grey(true)), "pred": embedded(grey(pred)),
+                                    "error": embedded(heat(np.abs(pred - true)))}})
+    return {"panels": panels, "pictures_note": ""}
+
+
+def embedded(rgb: np.ndarray) -> str:
+    """(H,W,3) uint8 -> data URI of a WebP, longer side SIDE at most."""
+    rgb = resize_longer_side(rgb, min(SIDE, max(rgb.shape[:2])))
+    data = cv2.imencode(".webp", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 85])[1]
+    return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def test_result(cfg: Config) -> dict:
+    """`note` in words; where there is a submission and a solution also the score, its levels and `errors` by name."""
+    submission, solution = cfg.infer.submission, cfg.data.solution_csv
+    for path, writer in ((submission, "make infer"), (solution, "make data SOURCE=synthetic")):
+        if not path.exists():
+            return {"note": f"no score, since there is no {path} (`{writer}` writes one)"}
+    try:
+        errors = {name: float(np.mean((pred.astype(np.float32) - true) ** 2)) / 255**2
+                  for name, pred, true in matched_alphas(submission, solution)}
+        levels = {"floor": 0.0, **baselines(solution)}
+    except UserError as error:  # e.g. a submission for other images than the solution's
+        return {"note": f"no score: {error}"}
+    value = float(np.mean(list(errors.values())))
+    note = f"MSE {value:.4f} (best constant {levels['constant']:.4f}, all zero {levels['zero']:.4f})"
+    return {"errors": errors, "value": value, "levels": levels, "note": note}
+
+
+def save_test_picture(cfg: Config, test: dict) -> str:
+    """report.png: test images beside the truth, from the best to the worst -> its path, or why there is none."""
+    try:
+        paths = {path.stem: path for path in list_images(cfg.infer.images)[0]}
+    except UserError as error:
+        return f"left out: {error}"
+    errors, target = test["errors"], cfg.train.out_dir / "report.png"
+    ranked = sorted(errors.keys() & paths.keys(), key=lambda name: (errors[name], name))
+    if not ranked:
+        return f"left out: {cfg.infer.images} does not hold the submission's images"
+    shown = {ranked[i] for i in np.linspace(0, len(ranked) - 1, min(SHOWN, len(ranked)), dtype=int)}
+    panels = {name: (f"{name}   mse {errors[name]:.4f}   rank {ranked.index(name) + 1} of {len(ranked)}",
+                     read_rgb(paths[name]), true / np.float32(255), pred / np.float32(255))
+              for name, pred, true in matched_alphas(cfg.infer.submission, cfg.data.solution_csv) if name in shown}
+    save_picture(target, panel_sheet([panels[name] for name in ranked if name in shown],
+                                     f"{cfg.infer.submission} · {test['note']}"))
+    return str(target)
+
+
+def changed(cfg: Config) -> dict[str, object]:
+    """The overrides that lead from config.yaml to this run; what follows from them by itself is left out."""
+    own, overrides = flat(cfg.model_dump(mode="json")), {}
+
+    def resolved() -> dict[str, object]:
+        return flat(with_predict_size(load_config(DEFAULTS, as_overrides(overrides))).model_dump(mode="json"))
+
+    reached = resolved()
+    for key, value in own.items():
+        if reached[key] != value:
+            overrides[key] = value
+            reached = resolved()
+    return overrides
+
+
+def environment(cfg: Config, predict: Predictor) -> dict[str, str]:
+    trained = datetime.datetime.fromtimestamp((cfg.train.out_dir / "best.pth").stat().st_mtime).astimezone()
+    return {"checkpoint written": f"{trained:%Y-%m-%d %H:%M %Z}",
+            "page written": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+            "prediction of its panels": predict.description, "torch": torch.__version__,
+            "python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+
+
+def render(context: dict) -> str:
+    """report.html with the values; everything from outside (file names, paths, settings) is escaped."""
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"), autoescape=True,
+                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    templates.filters.update(number=number, percent=lambda share: f"{share * 100:.1f} %" if share < 0.1 else
+                             f"{share * 100:.0f} %")
+    return templates.get_template("report.html").render(context)
+
+
+def number(value: float) -> str:
+    """An MSE as it stands everywhere, in four decimals; small ones in two digits, so that they do not vanish."""
+    return f"{value:.4f}" if value >= 0.001 or value == 0 else f"{value:.2g}"
+
+
+def main() -> None:
+    args = cli.parse(__doc__)
+    report(with_weights(load_run(args.config, args.overrides)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""What report.py is made of: the numbers, the charts, the page."""

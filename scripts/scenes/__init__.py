@@ -1,0 +1,1 @@
+"""The procedural data set: objects, backgrounds and how they are composed."""

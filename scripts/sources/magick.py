@@ -1,0 +1,188 @@
+"""Source magick: pairs from MAGICK (Burgert et al., CVPR 2024), 140 000 generated objects with their alpha.
+
+    python scripts/get_data.py data.source=magick data.magick.limit=2000
+
+Each RGBA image becomes an alpha and an rgb on a plain background; the download itself (200 GB for all) is not kept.
+Interrupted at any moment, the same command goes on; a larger limit adds to what is there.
+"""
+import contextlib
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from core.cli import OperationError, UserError
+from core.config import Config
+from core.files import discard, remove_folder, written_whole
+from core.schema import Magick
+from imaging.images import read_alpha, readable_images
+from imaging.pairs_csv import Split, hash_share, split_by_name, write_image
+from scenes.backgrounds import catalog_background, crop_of
+from sources.hub import Hub, NotThere
+
+INDEX = "magick_index.tsv"
+SIDE = 1024  # pixels
+PAGE_ID = re.compile(r"[A-Za-z0-9_-]{3,}")  # it becomes part of a path
+SAFE = {"0", "0.0", "False"}  # values of the index's column nsfw
+MOST_UNUSABLE = 0.05  # share of images that may be left out before this is taken for something else than MAGICK
+LOOKED_AT = 100  # alphas read for the line that says how binary they are
+RAW = re.compile(r"images/[\w-]{2}/[\w-]+\.png|\.cache/.*")  # what the hub's client makes in the folder of downloads
+PART = re.compile(r"\.[\w-]+\.\w+\.\d{1,9}\.part\.png")     # half a file of write_image()
+PURPOSE = 5  # what a random generator is keyed by: [purpose, image]
+
+
+class Unusable(Exception):
+    """An image that cannot become a pair; the message says why."""
+
+
+def fetch(cfg: Config) -> Split:
+    """The pairs of data.magick.limit images, fetched as far as they are missing."""
+    wanted, folder = cfg.data.magick, cfg.data.root / "magick"
+    backgrounds = background_files(cfg)
+    keep_background(folder, f"{wanted.background} {cfg.data.backgrounds_dir or ''}".strip())
+    hub = Hub(wanted.repo, INDEX)
+    chosen = choose(hub.download(INDEX, folder), cfg.seed, wanted)
+    left_out = fetch_missing(hub, folder, chosen, wanted, backgrounds)
+    pairs = [pair_files(folder, page_id) for page_id in chosen if page_id not in left_out]
+    if not pairs:
+        raise OperationError(f"{wanted.repo}: no usable image among {len(chosen)}; {next(iter(left_out.values()))}")
+    split = split_by_name(pairs, cfg.data.val_share)
+    print(f"{folder}: {len(split['train'])} training and {len(split['val'])} validation pairs, {len(left_out)} images "
+          f"left out; {soft_share(pairs):.1%} of the alphas' pixels lie in (.05,.95)")
+    return split
+
+
+def background_files(cfg: Config) -> list[Path]:
+    if cfg.data.magick.background != "folder":
+        return []
+    if cfg.data.backgrounds_dir is None:
+        raise UserError("data.magick.background=folder: set data.backgrounds_dir to a folder of pictures")
+    return readable_images(cfg.data.backgrounds_dir, cfg.data.on_error)
+
+
+def keep_background(folder: Path, background: str) -> None:
+    """Notes what the pairs stand on. UserError when those already there stand on something else."""
+    note = folder / "background.txt"
+    if note.exists() and (there := note.read_text(encoding="utf-8")) != background:
+        raise UserError(f"{folder}: its pairs were made with data.magick.background={there}; remove the folder to make "
+                        "them anew")
+    if not note.exists():
+        with written_whole(note) as part:
+            part.write_text(background, encoding="utf-8")
+
+
+def choose(index: Path, seed: int, wanted: Magick) -> list[str]:
+    """The page ids of `limit` images in an order that the seed alone decides, so that a larger limit only adds."""
+    try:
+        with index.open(newline="", encoding="utf-8") as file:
+            page_ids = [row["page_id"] for row in csv.DictReader(file, delimiter="\t")
+                        if PAGE_ID.fullmatch(row["page_id"] or "") and (wanted.nsfw or row["nsfw"] in SAFE)]
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        page_ids = []
+    if not page_ids:
+        discard(index)
+        raise OperationError(f"{index}: removed, no index with columns page_id and nsfw; is data.magick.repo right?")
+    return sorted(page_ids, key=lambda page_id: hash_share(f"{seed} {page_id}"))[:wanted.limit]
+
+
+def fetch_missing(hub: Hub, folder: Path, chosen: Sequence[str], wanted: Magick, backgrounds: Sequence[Path]) -> dict:
+    """Makes the pairs that are not there yet -> {page id: why} of those left out."""
+    remove_leftovers(folder)
+    missing = [page_id for page_id in chosen if not all(path.exists() for path in pair_files(folder, page_id))]
+    left_out = {}
+    pool = ThreadPoolExecutor(wanted.workers)  # waits for the network, decodes and encodes: all without the GIL
+    try:
+        futures = {pool.submit(make_pair, hub, folder, page_id, wanted.background, backgrounds): page_id
+                   for page_id in missing}
+        bar = tqdm(as_completed(futures), "fetching MAGICK", len(missing), unit="image", disable=None, leave=False)
+        for future in bar:
+            try:
+                future.result()
+            except Unusable as reason:
+                left_out[futures[future]] = f"{futures[future]}: {reason}"
+                bar.write(f"left out {futures[future]}: {reason}")
+            if len(left_out) > 5 + MOST_UNUSABLE * len(chosen):
+                raise OperationError(f"{wanted.repo}: {len(left_out)} images are unusable, the last: "
+                                     f"{list(left_out.values())[-1]}; is data.magick.repo right?")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    with contextlib.suppress(UserError):  # what else is there stays
+        remove_folder(folder / "raw", RAW.fullmatch)
+    return left_out
+
+
+def remove_leftovers(folder: Path) -> None:
+    """What a killed run left half written; whole downloads stay and are used."""
+    for pattern in ("raw/.cache/**/*.incomplete", "images/.*.part.*", "alphas/.*.part.*"):
+        for path in folder.glob(pattern):
+            if path.suffix == ".incomplete" or PART.fullmatch(path.name):
+                discard(path)
+
+
+def pair_files(folder: Path, page_id: str) -> tuple[Path, Path]:
+    return folder / f"images/{page_id}.png", folder / f"alphas/{page_id}.png"
+
+
+def make_pair(hub: Hub, folder: Path, page_id: str, background: str, backgrounds: Sequence[Path]) -> None:
+    """Downloads one image, writes its rgb and its alpha, removes the download. Unusable says why there is no pair."""
+    try:
+        raw = hub.download(f"images/{page_id[:2]}/{page_id}.png", folder / "raw")
+    except NotThere:
+        raise Unusable("is in the index, but not on the hub") from None
+    try:
+        rgba = read_rgba(raw)
+        rgb_path, alpha_path = pair_files(folder, page_id)
+        if not alpha_path.exists():  # a run that was killed between the two has left it
+            write_image(alpha_path, rgba[..., 3])
+        if not rgb_path.exists():
+            write_image(rgb_path, on_background(rgba, page_id, background, backgrounds)[..., ::-1])
+    finally:
+        discard(raw)
+
+
+def read_rgba(path: Path) -> np.ndarray:
+    """(1024,1024,4) uint8. Unusable when the file is anything else, or its alpha is the same everywhere."""
+    try:
+        with Image.open(path) as image:
+            if (image.format, image.mode, image.size) != ("PNG", "RGBA", (SIDE, SIDE)):
+                raise Unusable(f"is {image.format} {image.mode} {image.width}×{image.height} instead of PNG RGBA "
+                               f"{SIDE}×{SIDE}")
+            rgba = np.asarray(image)
+    except Unusable:
+        raise
+    except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on broken files
+        raise Unusable(f"cannot be read as an image ({type(error).__name__})") from None
+    if rgba[..., 3].min() == rgba[..., 3].max():
+        raise Unusable("has the same alpha everywhere")
+    return rgba
+
+
+def on_background(rgba: np.ndarray, page_id: str, background: str, backgrounds: Sequence[Path]) -> np.ndarray:
+    """(H,W,3) uint8: the object before the background that its page id chooses; `none`: its colours as stored."""
+    if background == "none":
+        return rgba[..., :3]
+    rng = np.random.default_rng([PURPOSE, int(hash_share(page_id) * 2**48)])
+    if background == "catalog":
+        behind = catalog_background(rgba.shape[:2], rng)
+    else:
+        try:
+            behind = crop_of(backgrounds[rng.integers(len(backgrounds))], SIDE, rng)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    return np.rint(alpha * rgba[..., :3] + (1 - alpha) * behind * 255).astype(np.uint8)
+
+
+def soft_share(pairs: Sequence[tuple[Path, Path]]) -> float:
+    """Share of pixels in (.05,.95), of LOOKED_AT alphas: the fewer, the more binary they are."""
+    def shares() -> Iterator[float]:
+        for _, path in pairs[:LOOKED_AT]:
+            alpha = read_alpha(path)
+            yield np.mean((alpha > 0.05) & (alpha < 0.95))
+
+    return float(np.mean(list(shares())))

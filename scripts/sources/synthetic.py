@@ -1,0 +1,117 @@
+"""Source synthetic: pairs and a test set, drawn by code; needs no network.
+
+    python scripts/get_data.py data.source=synthetic data.synthetic.train=400
+
+The test set has a solution.csv of dense alphas, drawn as those of the hidden test are expected to be.
+"""
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from augment import sample_xray_params, xray_alpha_dense
+from core.cli import OperationError, UserError
+from core.config import Config
+from core.files import may_empty, read_list, same_place, written_folder
+from imaging.images import TEST_SHAPE, readable_images
+from imaging.pairs_csv import Split, write_image
+from scenes.scene import contact_sheet, draw_pair
+from submission.submission_csv import SubmissionWriter, read_rows, to_levels
+
+SHEET_SIDE = 160  # pixels, of each picture on the sheet of all families
+# Where each split's scenes begin, so that no scene changes sides when a split grows.
+FIRST_SCENE = {"train": 0, "val": 1_000_000, "test": 2_000_000}
+EARLIER = re.compile(r"(images|alphas)/\d{5}_\w+\.(jpg|png)")  # what save_pair() writes
+PURPOSE = 4  # what a random generator is keyed by: [seed, purpose, …]
+
+
+def fetch(cfg: Config) -> Split:
+    """Pairs of cfg.data.synthetic.size and 1024² test images with their solution, drawn on all cores."""
+    started, wanted, root, test_dir = time.perf_counter(), cfg.data.synthetic, cfg.data.root, cfg.data.test_dir
+    if test_dir.exists() and not cfg.data.solution_csv.exists():
+        raise UserError(f"{test_dir}: holds another test set; choose a data.root of its own")
+    earlier = earlier_test_set(cfg)
+    may_empty(test_dir, earlier)
+    refuse_foreign_solution(cfg)
+    for side in ("train", "val"):
+        may_empty(root / "synthetic" / side, EARLIER.fullmatch)
+    draw = partial(draw_pair, cfg.seed, backgrounds=readable_images(cfg.data.backgrounds_dir, cfg.data.on_error)
+                   if cfg.data.backgrounds_dir else ())
+    split = {}
+    for side, count in (("train", wanted.train), ("val", wanted.val)):
+        folder = root / "synthetic" / side
+        with written_folder(folder, EARLIER.fullmatch) as part:
+            drawn = list(parallel(partial(save_pair, draw, part, wanted.size, FIRST_SCENE[side]), count, side))
+        split[side] = [(*(folder / path.relative_to(part) for path in files), family) for *files, family in drawn]
+
+    # the test set appears whole, after its solution
+    with written_folder(test_dir, earlier) as part, SubmissionWriter(cfg.data.solution_csv) as writer:
+        for index, alpha in enumerate(parallel(partial(save_test_image, draw, part, cfg), wanted.test, "test")):
+            writer.write(str(index + 1), alpha)
+    write_image(root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed)[..., ::-1])
+    print(f"{root}: {wanted.train} training and {wanted.val} validation pairs of {wanted.size} px, {wanted.test} test "
+          f"images of {TEST_SHAPE[0]} px with {cfg.data.solution_csv.name}, in {time.perf_counter() - started:.0f} s; "
+          f"all families: {root}/synthetic/sheet.png")
+    return split
+
+
+def earlier_test_set(cfg: Config) -> Callable[[str], bool]:
+    """What tells the files of a test set that was drawn before its folder got a list of them: the solution's names."""
+    solution, test_dir = cfg.data.solution_csv, cfg.data.test_dir
+    if not solution.exists() or not same_place(solution.parent, test_dir.parent):
+        return lambda name: False
+    known = {f"{name}.png" for _, name, _ in read_rows(solution)}
+    return known.__contains__
+
+
+def refuse_foreign_solution(cfg: Config) -> None:
+    """UserError where data.solution_csv is not the default and not the solution of the test set that is there."""
+    solution, test_dir = cfg.data.solution_csv, cfg.data.test_dir
+    if not solution.exists() or same_place(solution, cfg.data.root / "test_dataset/solution.csv"):
+        return
+    names = {f"{name}.png" for _, name, _ in read_rows(solution)}
+    if names != {name for name, _ in read_list(test_dir)}:
+        raise UserError(f"{solution}: is not the solution of {test_dir} and would be overwritten; move it, or choose "
+                        "another data.solution_csv")
+
+
+def save_pair(draw: Callable, folder: Path, size: int, first: int, index: int) -> tuple[Path, Path, str]:
+    """Draws one scene into images/ and alphas/ -> its two files and its family."""
+    rgb, alpha, family = draw(first + index, size)
+    name = f"{index:05d}_{family}"
+    files = folder / f"images/{name}.jpg", folder / f"alphas/{name}.png"
+    write_image(files[0], rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    write_image(files[1], to_levels(alpha))
+    return *files, family
+
+
+def save_test_image(draw: Callable, folder: Path, cfg: Config, index: int) -> np.ndarray:
+    """Draws one test image -> its true dense alpha (H,W)."""
+    rgb, alpha, _ = draw(FIRST_SCENE["test"] + index, TEST_SHAPE[0])
+    write_image(folder / f"{index + 1}.png", rgb[..., ::-1])
+    rng = np.random.default_rng([cfg.seed, PURPOSE, index])
+    return xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng)
+
+
+def parallel(draw: Callable, count: int, name: str) -> Iterator:
+    """draw(0) … draw(count - 1) in order, on all cores."""
+    try:
+        with ProcessPoolExecutor(initializer=start_worker) as pool:
+            yield from tqdm(pool.map(draw, range(count)), f"drawing {name}", count, unit="image", disable=None,
+                            leave=False)
+    except BrokenProcessPool:
+        raise OperationError("a process that draws was killed (often no memory was left); run the same command again"
+                             ) from None
+
+
+def start_worker() -> None:
+    cv2.setNumThreads(1)  # the processes share the cores already
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair

@@ -1,0 +1,1 @@
+"""What everything is built on: settings, errors, files, processes, checkpoints."""

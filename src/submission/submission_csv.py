@@ -1,0 +1,320 @@
+"""submission.csv: alpha <-> base64 PNG <-> CSV; write, validate, score.
+
+Header `filename,image_utf`; one row per test image: its name without the last extension, and the base64 of an 8-bit
+single-channel PNG of the image's size. Rows are streamed both ways, so memory does not grow with their number.
+"""
+import base64
+import binascii
+import contextlib
+import csv
+import io
+import itertools
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from core.cli import OperationError, UserError
+from core.files import remove, written_whole
+from imaging.images import MOST_PIXELS, is_readable, natural_key
+
+if TYPE_CHECKING:  # it brings torch, for which the other commands need not wait
+    from core.distributed import World
+
+HEADER = ["filename", "image_utf"]
+COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+
+
+def to_levels(alpha: np.ndarray) -> np.ndarray:
+    """alpha (H,W) float in [0,1] (clipped) -> (H,W) uint8, rounded half up, never stretched."""
+    if not np.isfinite(alpha).all():
+        raise OperationError("an alpha is not finite: weights that are not, or a precision too low for them; "
+                             "set infer.precision=fp32, or train again")
+    return np.floor(np.clip(alpha, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def encode_alpha(alpha: np.ndarray) -> str:
+    """alpha (H,W) float in [0,1] -> base64 text of its 8-bit grey PNG."""
+    return base64.b64encode(cv2.imencode(".png", to_levels(alpha))[1]).decode("ascii")
+
+
+def decode_alpha(text: str) -> np.ndarray:
+    """base64 text -> (H,W) uint8. UserError where it is not an 8-bit single-channel PNG, whole and undamaged."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError("is not base64") from None
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        raise UserError("is not a PNG")
+    depth, color_type = data[24:26]
+    if (depth, COLOR_TYPES.get(color_type)) != (8, "grey"):
+        raise UserError(f"is not an 8-bit single-channel PNG ({depth} bit, {COLOR_TYPES.get(color_type, 'unknown')})")
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > MOST_PIXELS:
+        raise UserError(f"claims {width}×{height} pixels, more than any image here has")
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            return np.array(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on broken files
+        raise UserError(f"is a damaged PNG ({' '.join(str(error).split())})") from None
+
+
+def is_submission(path: Path) -> bool:
+    """Whether a file begins as one does, or is empty."""
+    with path.open("rb") as file:
+        return file.read(len(",".join(HEADER))) in (b"", ",".join(HEADER).encode())
+
+
+class SubmissionWriter:
+    """with SubmissionWriter(path) as writer: writer.write(name, alpha) …; the file appears when all went well."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._names = set()
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self):
+        part = self._open.enter_context(written_whole(self.path))
+        self._rows = csv.writer(self._open.enter_context(part.open("w", newline="", encoding="utf-8")))
+        self._rows.writerow(HEADER)
+        return self
+
+    def __exit__(self, *error):
+        return self._open.__exit__(*error)
+
+    def write(self, name: str, alpha: np.ndarray) -> None:
+        self.write_encoded(name, encode_alpha(alpha))
+
+    def write_encoded(self, name: str, text: str) -> None:
+        """text: what encode_alpha() has made, perhaps in another thread."""
+        if name in self._names:
+            raise UserError(f"two test images are named {name}; rename one, a submission holds each name once")
+        self._names.add(name)
+        self._rows.writerow([name, text])
+
+
+@contextlib.contextmanager
+def shared_out(path: Path, world: "World", block: int) -> Iterator[Path]:
+    """The CSV that this process is to write: of the rows of `path` those that world.deal(rows, block) gives it.
+
+    At the end process 0 merges the processes' CSVs, which lie beside `path`, into it, and removes them.
+    """
+    if world.size == 1:
+        yield path
+        return
+    parts = [path.with_name(f".{path.stem}.{rank}of{world.size}{path.suffix}") for rank in range(world.size)]
+    try:
+        yield parts[world.rank]
+        world.wait()
+        if world.main:
+            merge(parts, path, block)
+        world.wait()
+    finally:
+        for part in parts if world.main else [parts[world.rank]]:
+            remove(part)
+
+
+def merge(parts: Sequence[Path], path: Path, block: int) -> None:
+    """What the processes have written, in turn `block` rows of each, as one CSV; holds one block in memory."""
+    missing = next((part for part in parts if not part.exists()), None)
+    if missing:
+        raise UserError(f"{missing}: is not here; several machines need a folder that all of them share for "
+                        "infer.submission")
+    sources = [read_rows(part) for part in parts]
+    with written_whole(path) as whole, whole.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(HEADER)
+        for source in itertools.cycle(sources):
+            turn = [row[1:] for row in itertools.islice(source, block)]
+            if not turn:  # a process without a row in its turn: none after it has one
+                break
+            rows.writerows(turn)
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    """(line number, filename, image_utf) of each row of a submission; both as text."""
+    rows = _table(path)
+    _, header = next(rows, (0, []))
+    if header != HEADER:
+        raise UserError(f"{path}: the first line must be {','.join(HEADER)}")
+    for line, row in rows:
+        if len(row) != len(HEADER):
+            raise UserError(f"{path} line {line}: {len(row)} columns instead of {len(HEADER)}")
+        yield line, *row
+
+
+def read_hosted(path: str | Path) -> Iterator[tuple[int, str, str]]:
+    """read_rows of a sample submission or a solution, as a competition's host may have written it.
+
+    The names are in the column `filename`, else in the first one; without a column `image_utf` its text is empty.
+    Further columns, such as Kaggle's `Usage`, are ignored. Columns may be separated by semicolons or tabs.
+    """
+    rows = _table(path, ",;\t")
+    header = [column.strip().lower() for column in next(rows, (0, []))[1]]
+    if not header:
+        raise UserError(f"{path}: is empty; its first line must name the columns, {','.join(HEADER)}")
+    name = header.index("filename") if "filename" in header else 0
+    text = header.index("image_utf") if "image_utf" in header else len(header)
+    for line, row in rows:
+        if any(row):  # spreadsheets leave lines of separators
+            yield line, *(row[place].strip() if place < len(row) else "" for place in (name, text))
+
+
+def _table(path: str | Path, separators: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """(line number, columns) of each line that is not blank; the first of `separators` in the first line counts."""
+    csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is less than one 1024² alpha
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            separator = next((each for each in separators if each in first), ",")
+            reader = csv.reader(itertools.chain([first], file), delimiter=separator)
+            yield from ((reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such CSV; `make infer` writes submission.csv, `make data` solution.csv "
+                        "where the true alphas are known") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, not a CSV") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
+
+
+def as_stems(names: Sequence[str], stems: Collection[str]) -> list[str]:
+    """`names` as `stems` spells them: without folder and extension, where only that makes the two sets agree."""
+    bare = [bare_name(name) for name in names]
+    if len(set(bare)) == len(names) and set(bare) == set(stems) != set(names):
+        return bare
+    return list(names)
+
+
+def bare_name(name: str) -> str:
+    """`test/001.png`, also as Windows writes it -> `001`."""
+    return Path(name.replace("\\", "/")).stem
+
+
+def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
+    """The test images in the order of the sample submission. UserError where the two differ.
+
+    An image that it does not name and that cannot be read is none.
+    """
+    listed = [name for _, name, _ in read_hosted(sample)]
+    known = {*listed, *map(bare_name, listed)}
+    by_name = {path.stem: path for path in paths if path.stem in known or is_readable(path)}
+    for path in (path for path in paths if path.stem not in by_name):
+        print(f"note: {path} is not in {sample} and cannot be read as an image: left out")
+    names = as_stems(listed, by_name)
+    if set(names) != set(by_name) or len(names) != len(by_name):
+        raise UserError(f"{sample}: its names are not those of {paths[0].parent} ({_difference(names, by_name)}); set "
+                        "data.sample_submission or infer.images to the right one")
+    if names != listed:
+        print(f"note: {sample} lists {listed[0]}, the submission names it {names[0]}: names carry no extension")
+    return [by_name[name] for name in names]
+
+
+def _difference(names: Sequence[str], stems: Collection[str]) -> str:
+    """What is wrong with the names of a sample submission, in a few words."""
+    parts = []
+    for missing, what in ((set(names) - set(stems), "listed, but no image"), (set(stems) - set(names), "not listed")):
+        if missing:
+            first = sorted(missing, key=natural_key)[:3]
+            more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
+            parts.append(f"{', '.join(first)}{more}: {what}")
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    return "; ".join(parts) or f"{twice} is listed twice"
+
+
+def read_alphas(path: str | Path, rows: Callable = read_rows) -> Iterator[tuple[int, str, np.ndarray]]:
+    """(line number, filename, alpha (H,W) uint8) of each row. UserError names the row that cannot be decoded.
+
+    rows: read_rows, or read_hosted for a solution.
+    """
+    for line, name, text in rows(path):
+        yield line, name, _decode(text, f"{path} line {line} ({name})")
+
+
+def validate(path: str | Path, names: Sequence[str],
+             size: tuple[int, int] | Mapping[str, tuple[int, int]] | None) -> int:
+    """Checks a submission against the test set's names and sizes (H,W), one for all or by name -> number of rows.
+
+    size None: the sizes are not known.
+
+    UserError names the first row that is wrong.
+    """
+    expected, seen = set(names), set()
+    for line, name, alpha in read_alphas(path):
+        if name in seen:
+            raise UserError(f"{path} line {line}: {name} is there twice")
+        if name not in expected:
+            raise UserError(f"{path} line {line}: {name} is not a test image; names carry no extension")
+        shape = size[name] if isinstance(size, Mapping) else size or alpha.shape
+        if alpha.shape != tuple(shape):
+            raise UserError(f"{path} line {line} ({name}): is {alpha.shape[1]}×{alpha.shape[0]} instead of "
+                            f"{shape[1]}×{shape[0]}")
+        seen.add(name)
+    missing = sorted(expected - seen, key=natural_key)
+    if missing:
+        raise UserError(f"{path}: {len(missing)} of {len(expected)} test images are missing ({', '.join(missing[:3])}"
+                        f"{', …' if len(missing) > 3 else ''}); run `make infer` again")
+    return len(seen)
+
+
+def score(path: str | Path, solution_path: str | Path) -> float:
+    """MSE on [0,1], the mean over the solution's images. Rows may stand in any order."""
+    errors = [np.mean((pred.astype(np.float32) - true) ** 2, dtype=np.float64)
+              for _, pred, true in matched_alphas(path, solution_path)]
+    return float(np.mean(errors)) / 255**2
+
+
+def baselines(solution_path: str | Path) -> dict[str, float]:
+    """MSE on [0,1] of the two predictions that need no model: `zero` everywhere and the best `constant`."""
+    moments = np.array([(np.mean(true, dtype=np.float64), np.mean(np.square(true, dtype=np.float64)))
+                        for _, _, true in read_alphas(solution_path, read_hosted)])
+    mean, square = moments.mean(0) / (255, 255**2)
+    return {"zero": float(square), "constant": float(square - mean**2)}
+
+
+def matched_alphas(path: str | Path, solution_path: str | Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(filename, pred, true) uint8 (H,W) of each image; holds only the rows that still lack their partner."""
+    files = (path, solution_path)
+    waiting = ({}, {})
+    for rows in itertools.zip_longest(read_rows(path), _solution_rows(solution_path, path)):
+        for side, row in enumerate(rows):
+            if row is None:
+                continue
+            line, name, text = row
+            if name in waiting[side]:
+                raise UserError(f"{files[side]} line {line}: {name} is there twice")
+            waiting[side][name] = text
+            if name in waiting[1 - side]:
+                pred, true = (_decode(waiting[i].pop(name), f"{files[i]} ({name})") for i in (0, 1))
+                if pred.shape != true.shape:
+                    raise UserError(f"{path} ({name}): is {pred.shape[1]}×{pred.shape[0]}, "
+                                    f"but in {solution_path} {true.shape[1]}×{true.shape[0]}")
+                yield name, pred, true
+    for side in (0, 1):
+        if waiting[side]:
+            raise UserError(f"{files[1 - side]}: has no row {next(iter(waiting[side]))}, which {files[side]} has")
+
+
+def _solution_rows(solution_path: str | Path, path: str | Path) -> Iterator[tuple[int, str, str]]:
+    """The solution's rows, their names spelt as the submission's."""
+    listed = [name for _, name, _ in read_hosted(solution_path)]
+    own = {name for _, name, _ in read_rows(path)} if any(Path(name).suffix for name in listed) else listed
+    for (line, _, text), name in zip(read_hosted(solution_path), as_stems(listed, own), strict=True):
+        yield line, name, text
+
+
+def _decode(text: str, where: str) -> np.ndarray:
+    if not text:
+        raise UserError(f"{where}: has no image_utf")
+    try:
+        return decode_alpha(text)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

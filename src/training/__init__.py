@@ -1,0 +1,1 @@
+"""What train.py is made of: batches, learning rate, run folder, interruption, validation, metrics."""

@@ -1,0 +1,10 @@
+"""The training command with BatchNorm frozen, for test_distributed: its statistics over a share are not the batch's."""
+from torch import nn
+
+from core import cli
+from train import main
+
+nn.BatchNorm2d.train = lambda self, mode=True: nn.Module.train(self, False)
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Long attacks on the program: crashes, soak, fuzzing."""

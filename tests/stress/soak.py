@@ -1,0 +1,115 @@
+"""Trains and infers over and over at a small size, and says whether memory or open files grow.
+
+    python tests/stress/soak.py --minutes 60    # -> outputs/soak/soak.json and soak.png; exit code 1 if something grows
+
+Each round: a training of a few epochs from nothing, then the inference of a folder, both in this process.
+"""
+import contextlib
+import gc
+import io
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.extend(str(Path(__file__).resolve().parents[2] / folder) for folder in ("src", "scripts", "tests"))
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from core import cli
+from core.cli import OperationError, UserError
+from core.config import Config, load_config, with_predict_size
+from core.files import written_whole
+from imaging.pairs_csv import write_image, write_pairs_csv
+from infer import infer
+from scenes.scene import draw_pair
+from submission.submission_csv import to_levels
+from train import train
+
+PAIRS, SIDE = 6, 64
+WARM_UP = 0.25     # share of the time in which caches may still fill
+MOST_GROWTH = 1.0  # MB per hour after it
+MB = 2**20
+SMALL = ["augment.crop=64", "infer.size=64", "model.weights=null", "train.epochs=3", "train.batch_size=2",
+         "train.workers=1", "train.samples=2", "train.resume=never", "train.save_minutes=0.001"]
+
+
+def prepare(folder: Path, path: str, overrides: list[str]) -> Config:
+    """Draws a few pairs into `folder` -> the config that trains on them."""
+    rows = []
+    for i in range(PAIRS):
+        rgb, alpha, _ = draw_pair(0, i, SIDE)
+        rows.append((folder / f"images/{i}.png", folder / f"alphas/{i}.png"))
+        for path, image in zip(rows[-1], (rgb[..., ::-1], to_levels(alpha)), strict=True):
+            if not path.exists():
+                write_image(path, image)
+    write_pairs_csv(folder / "pairs.csv", rows, folder)
+    return with_predict_size(load_config(path, [
+        f"data.train_csv={folder}/pairs.csv", f"data.val_csv={folder}/pairs.csv", f"train.out_dir={folder}/run",
+        f"infer.images={folder}/images", f"infer.png_dir={folder}/png", *SMALL, *overrides]))
+
+
+def sample(started: float, rounds: int) -> dict[str, float]:
+    """Resident memory that this process has written (what it maps of libraries comes and goes), and its open files."""
+    gc.collect()
+    status = Path("/proc/self/smaps_rollup").read_text()
+    written = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Private_Dirty"))
+    return {"seconds": time.monotonic() - started, "rounds": rounds, "memory_mb": written * 1024 / MB,
+            "descriptors": len(os.listdir("/proc/self/fd"))}
+
+
+def growth(samples: list[dict], name: str) -> float:
+    """Slope per hour of the least-squares line after the warm-up."""
+    late = [row for row in samples if row["seconds"] >= WARM_UP * samples[-1]["seconds"]]
+    return float(np.polyfit([row["seconds"] / 3600 for row in late], [row[name] for row in late], 1)[0])
+
+
+def picture(path: Path, samples: list[dict], title: str) -> None:
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    memory = figure.subplots()
+    minutes = [row["seconds"] / 60 for row in samples]
+    memory.plot(minutes, [row["memory_mb"] for row in samples], marker=".", color="tab:blue")
+    memory.axvspan(0, WARM_UP * minutes[-1], color="0.92", label="warm-up")
+    memory.set(title=title, xlabel="minutes", ylabel="memory written, MB",
+               ylim=(0, 1.2 * max(row["memory_mb"] for row in samples)))
+    files = memory.twinx()
+    files.plot(minutes, [row["descriptors"] for row in samples], marker=".", color="tab:orange")
+    files.set(ylabel="open files (orange)", ylim=(0, 2 * max(row["descriptors"] for row in samples)))
+    memory.legend(loc="lower right")
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=110)
+
+
+def main() -> None:
+    args = cli.parse(__doc__, options={"minutes": (60.0, "how long")})
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise UserError("soak: measures by Linux's /proc, which is not here; run it on Linux or in the container")
+    folder = Path("outputs/soak")
+    cfg = prepare(folder, args.config, args.overrides)
+    started, rounds, samples = time.monotonic(), 0, []
+    while time.monotonic() - started < args.minutes * 60 or len(samples) < 8:
+        with contextlib.redirect_stdout(io.StringIO()):
+            train(cfg)
+            infer(cfg)
+        rounds += 1
+        if time.monotonic() - started >= len(samples) * min(60, args.minutes * 60 / 20):
+            samples.append(sample(started, rounds))
+            last = samples[-1]
+            print(f"{last['seconds']:7.0f} s  round {rounds:5}  {last['memory_mb']:8.2f} MB  {last['descriptors']:3} "
+                  "open files", flush=True)
+    slope, files = growth(samples, "memory_mb"), samples[-1]["descriptors"] - samples[len(samples) // 4]["descriptors"]
+    verdict = (f"{rounds} rounds in {samples[-1]['seconds'] / 60:.0f} minutes: {slope:+.2f} MB per hour, "
+               f"{files:+d} open files")
+    with written_whole(folder / "soak.json") as part:
+        part.write_text(json.dumps({"verdict": verdict, "mb_per_hour": slope, "descriptors": files,
+                                    "samples": samples}, indent=1))
+    picture(folder / "soak.png", samples, verdict)
+    print(f"{verdict}; {folder}/soak.png")
+    if slope > MOST_GROWTH or files > 0:
+        raise OperationError(f"it grows: {verdict}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
