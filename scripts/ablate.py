@@ -21,16 +21,16 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from core import cli
-from core.cli import OperationError, UserError
 from core.config import Config, load_config
+from core.errors import OperationError, UserError
 from core.files import may_write, written_whole
 from core.outputs import check_folder
 from core.redact import without_secrets
+from core.seeds import Purpose, generator
 from dataset import read_pairs
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"
-PURPOSE = 8  # what a random generator is keyed by: [seed, purpose]
 RESAMPLES = 10_000
 LINEAR = 10  # percent; the picture's scale is linear up to here
 
@@ -129,7 +129,7 @@ def effect_of(factor: Factor, errors: dict, seeds: int, first_seed: int) -> Effe
     pairs = [(errors[factor.name, seed], errors[BASELINE, seed]) for seed in range(first_seed, first_seed + seeds)]
     gain = np.array([[changed[image] - base[image] for image in base] for changed, base in pairs])
     gain = gain if factor.adds else -gain
-    rng = np.random.default_rng([first_seed, PURPOSE])
+    rng = generator(first_seed, Purpose.ABLATION)
     drawn_seeds = rng.integers(gain.shape[0], size=(RESAMPLES, gain.shape[0], 1))
     drawn_images = rng.integers(gain.shape[1], size=(RESAMPLES, 1, gain.shape[1]))
     low, high = np.quantile(gain[drawn_seeds, drawn_images].mean((1, 2)), (0.025, 0.975))

@@ -29,8 +29,8 @@ from tqdm import tqdm
 from benchmark import rows as bench_work
 from benchmark.rows import Work
 from core import cli
-from core.cli import UserError
 from core.config import load_config
+from core.errors import UserError
 from core.files import may_write, written_whole
 from core.machine import processor
 from core.outputs import check_file

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from core import cli
-from core.cli import UserError
+from core.errors import UserError
 from core.files import remove, remove_folder
 
 BUILD = Path("build")

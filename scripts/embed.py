@@ -17,8 +17,8 @@ import torch
 from tqdm import tqdm
 
 from core import checkpoint, cli
-from core.cli import UserError
 from core.config import EMBEDDED, Config, load_config, load_run
+from core.errors import UserError
 from core.files import may_write, no_input, written_whole
 from core.machine import hardware
 from dataset import ValidationSet, read_pairs

@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from core import cli
-from core.cli import OperationError, UserError
 from core.config import Config, load_config
+from core.errors import OperationError, UserError
 from core.files import alone_in, may_write, room_for
 from core.outputs import check_file, check_folder
 from imaging.pairs_csv import Split, write_splits

@@ -21,8 +21,8 @@ from gdown.exceptions import DownloadError
 from requests import RequestException
 
 from core import checkpoint, cli
-from core.cli import OperationError, UserError, brief
 from core.config import ROOT, Config, load_config, official_weights
+from core.errors import OperationError, UserError, brief
 from core.files import file_sha256, remove_folder, written_whole
 from core.outputs import check_folder
 from imaging.images import read_rgb

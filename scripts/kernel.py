@@ -12,8 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from core import cli
-from core.cli import UserError
 from core.config import Config, load_config
+from core.errors import UserError
 from core.files import may_empty, remove_folder, written_folder
 from core.outputs import check_folder
 from infer import with_weights

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from core import cli
-from core.cli import OperationError, UserError
+from core.errors import OperationError, UserError
 
 SRC = Path(__file__).resolve().parent.parent / "src"
 

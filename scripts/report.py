@@ -18,7 +18,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from core import checkpoint, cli
-from core.cli import UserError
 from core.config import (
     DEFAULTS,
     Config,
@@ -30,6 +29,7 @@ from core.config import (
     select_metric,
     with_predict_size,
 )
+from core.errors import UserError
 from core.files import may_write, written_whole
 from core.outputs import check_folder
 from dataset import ValidationSet, read_pairs

@@ -17,9 +17,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from core import cli
-from core.cli import OperationError, UserError
 from core.config import load_config
 from core.device import usable_cores
+from core.errors import OperationError, UserError
 from dataset import TrainSet, read_pair, read_pairs
 
 LAUNCH = Path(__file__).resolve().parent / "launch.py"

@@ -26,6 +26,7 @@ from core import checkpoint, cli
 from core.config import Config, select_metric
 from core.files import may_write, written_whole
 from core.outputs import check_folder
+from core.seeds import Purpose, generator
 from dataset import ValidationSet, read_pairs
 from infer import run_with_weights
 from inference.postprocess import (
@@ -41,7 +42,6 @@ from inference.postprocess import (
 from inference.predictor import Predictor, load_predictor
 from training import metrics
 
-TUNE = 6  # what a random generator is keyed by: [seed, purpose, …]
 FEWEST, RESAMPLES, CONFIDENCE = 4, 10_000, 0.95
 TRUTHS = {"val_mse_dense": "dense target", "val_mse": "file's alpha"}
 THE_ORIGINAL = "the original's components"
@@ -114,7 +114,7 @@ def predict_all(predict: Predictor, val_set: ValidationSet) -> list[np.ndarray]:
 
 def search(samples: Sequence[tuple], preds: Sequence[np.ndarray], metric: str, seed: int) -> list[Result]:
     """samples[i]: (rgb, alpha, target) of preds[i]. Every candidate, fitted on one half and measured on the other."""
-    order = np.random.default_rng([seed, TUNE, 0]).permutation(len(preds))
+    order = generator(seed, Purpose.TUNING, 0).permutation(len(preds))
     halves = order[:len(order) // 2], order[len(order) // 2:]
     tables = np.stack(in_threads(lambda i: calibration_table(preds[i].astype(np.float32),
                                                              truths(samples[i], metric)[0]), len(preds), "fitting"))
@@ -169,7 +169,7 @@ def intervals(changes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     count = changes.shape[1]
     tail = (1 - CONFIDENCE) / 2
     # How often each image is drawn in each resample: one matrix product then gives all means of all candidates.
-    times = np.random.default_rng([seed, TUNE, 1]).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    times = generator(seed, Purpose.TUNING, 1).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     mean = changes.mean(1)
     spread = np.quantile(times @ changes.T / count, [tail, 1 - tail], axis=0) - mean
     widening = stdtrit(count - 1, 1 - tail) / NormalDist().inv_cdf(1 - tail) * np.sqrt(count / (count - 1))

@@ -18,9 +18,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from augment import augment_pair, sample_xray_params, xray_alpha_dense
-from core.cli import OperationError, UserError
 from core.config import Config, in_epoch
 from core.distributed import ALONE, World
+from core.errors import OperationError, UserError
+from core.seeds import Purpose, generator
 from imaging.cache import Cache
 from imaging.checked_pairs import Remembered, key
 from imaging.foreground import cached_foreground
@@ -30,7 +31,6 @@ from imaging.plausible import doubts, look
 from imaging.tables import read_table
 
 RULES = f"1, Pillow {PIL.__version__}"  # what pairs are judged by; a new number when that changes: all are checked anew
-TRAIN, VALIDATION = 0, 1  # what a random generator is keyed by, see DESIGN: [seed, purpose, …]
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class TrainSet(Dataset):
         def background(rng):
             return resize_longer_side(self._background(rng.integers(len(self.backgrounds))), cfg.data.size)
 
-        rng = np.random.default_rng([cfg.seed, TRAIN, epoch, index])
+        rng = generator(cfg.seed, Purpose.TRAINING, epoch, index)
         augment = in_epoch(cfg, epoch).augment
         with still_there(pair):
             rgb, alpha = self.decoded.get(sources, decode) if self.decoded else decode()
@@ -255,6 +255,6 @@ class ValidationSet(Dataset):
     def __getitem__(self, index):
         with still_there(self.pairs[index]):
             rgb, alpha = read_pair(self.pairs[index], self.cfg.data.size)
-        rng = np.random.default_rng([self.cfg.seed, VALIDATION, index])
+        rng = generator(self.cfg.seed, Purpose.VALIDATION, index)
         params = sample_xray_params(self.cfg.augment.xray, rng)
         return rgb, alpha, xray_alpha_dense(rgb, alpha, params, rng)

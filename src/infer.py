@@ -17,10 +17,10 @@ import torch
 from tqdm import tqdm
 
 from core import cli, distributed
-from core.cli import OperationError, UserError
 from core.config import EMBEDDED, Config, load_config, load_run, nothing_trained, sample_submission
 from core.device import usable_cores
 from core.distributed import ALONE, World
+from core.errors import OperationError, UserError
 from core.files import may_write, no_input, same_place, written_whole
 from core.outputs import check_file, check_folder
 from core.ownership import signed

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from core import cli
-from core.cli import OperationError, Stopped, UserError
 from core.config import EMBEDDED, Config, load_config, nothing_trained, sample_submission
+from core.errors import OperationError, Stopped, UserError
 from core.outputs import check_folder
 from imaging.images import TEST_SHAPE, list_images, read_shapes
 from submission import leaderboard

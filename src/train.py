@@ -16,10 +16,10 @@ from torch import nn
 from tqdm import tqdm
 
 from core import checkpoint, cli, distributed
-from core.cli import OperationError, UserError
 from core.config import Config, in_epoch, load_config, predict_size, select_metric, with_predict_size
 from core.device import autocast, check_compiler, describe, pick_device, pick_precision
 from core.distributed import ALONE, World
+from core.errors import OperationError, UserError
 from core.files import stamp
 from core.outputs import check_folder
 from core.schema import Loss

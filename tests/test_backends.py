@@ -9,9 +9,9 @@ import torch
 
 from conftest import ROOT, scene
 from core import checkpoint
-from core.cli import UserError
 from core.config import DEFAULTS, load_config
 from core.device import pick_precision
+from core.errors import UserError
 from imaging.images import read_rgb
 from inference import openvino_backend
 from inference.matte_net import MatteNet

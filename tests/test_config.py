@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import call, one_error_line, script
-from core.cli import UserError
 from core.config import (
     DEFAULTS,
     Config,
@@ -22,6 +21,7 @@ from core.config import (
     predict_size,
     select_metric,
 )
+from core.errors import UserError
 from train import main as train_main
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from core.cli import OperationError, UserError
 from core.config import load_config
+from core.errors import OperationError, UserError
 from fakes.loopback import isolate
 from fakes.loopback_kaggle import KaggleServer
 from sources import archive, competition

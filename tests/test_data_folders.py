@@ -9,8 +9,8 @@ import pytest
 
 import get_data
 from conftest import ROOT, one_error_line, scene, script
-from core.cli import UserError
 from core.config import load_config
+from core.errors import UserError
 from dataset import read_pairs
 from fakes.loopback import Loopback, isolate
 from imaging.pairs_csv import split_by_name, write_splits

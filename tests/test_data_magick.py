@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from conftest import ROOT
-from core.cli import OperationError, UserError
 from core.config import load_config
+from core.errors import OperationError, UserError
 from fakes.loopback import Loopback, isolate
 from fakes.loopback_hub import HubServer
 from imaging.images import read_alpha, read_rgb

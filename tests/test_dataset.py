@@ -11,8 +11,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from conftest import scene, tiny, write_csv, write_pairs
-from core.cli import OperationError, UserError
 from core.config import DEFAULTS, load_config
+from core.errors import OperationError, UserError
 from dataset import RULES, TrainSet, ValidationSet, read_pairs, shared
 from training.batches import epoch_batches
 

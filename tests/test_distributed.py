@@ -15,9 +15,9 @@ from torch import nn
 import launch
 from conftest import ROOT, call, one_error_line, scene, script, tiny, wait_for, write_pairs
 from core import checkpoint, distributed
-from core.cli import UserError
 from core.config import DEFAULTS, load_config
 from core.distributed import Pulse, World
+from core.errors import UserError
 from core.files import CLAIMS
 from dataset import ValidationSet, read_pairs
 from imaging.pictures import save_picture

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from core.cli import OperationError
+from core.errors import OperationError
 from on_kaggle import inputs as kernel_inputs
 from submission import competition_files as findings
 from submission.competition_files import find_pairs, find_test_images, pairs_tables, sample_kind

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core import checkpoint
-from core.cli import UserError
+from core.errors import UserError
 from u2net import U2Net
 
 

@@ -16,8 +16,8 @@ import get_data
 import kernel
 from conftest import ROOT, call, tiny
 from core import checkpoint
-from core.cli import UserError
 from core.config import DEFAULTS, load_config
+from core.errors import UserError
 from fakes.corpus import png
 from infer import main as infer_main
 from report import main as report_main

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from core.cli import UserError
+from core.errors import UserError
 from fakes.corpus import chunk
 from imaging.images import list_images, natural_key, read_alpha, read_rgb, read_shape, resize_longer_side
 

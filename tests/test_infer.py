@@ -15,8 +15,8 @@ import kernel
 import submit
 from conftest import call, one_error_line, scene, script
 from core import checkpoint
-from core.cli import UserError
 from core.config import DEFAULTS, EMBEDDED, dump_config, load_config
+from core.errors import UserError
 from imaging.images import read_rgb
 from infer import in_order, run_with_weights, with_weights
 from infer import main as infer_main

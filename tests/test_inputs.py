@@ -11,7 +11,7 @@ import pytest
 
 import get_data
 from conftest import call, tiny, write_csv
-from core.cli import UserError
+from core.errors import UserError
 from dataset import read_pairs
 from fakes import corpus
 from imaging.images import list_images, read_alpha, read_rgb, read_shape

@@ -18,8 +18,8 @@ import torch
 
 import kernel
 from conftest import ROOT, write_pairs
-from core.cli import UserError
 from core.config import as_overrides, load_config
+from core.errors import UserError
 from core.files import file_sha256
 from kaggle_kernel import bundle
 from kaggle_kernel.lint import dataset_problems, kernel_problems, problems

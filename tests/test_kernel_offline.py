@@ -5,7 +5,7 @@ import nbformat
 import pytest
 
 from conftest import ROOT, one_error_line, script
-from core.cli import OperationError
+from core.errors import OperationError
 from kaggle_kernel import offline as kernel_offline
 from kaggle_kernel import run_notebook as kernel_cells_run
 from kaggle_kernel import versions as kernel_versions

@@ -8,8 +8,8 @@ import pytest
 import kernel
 from conftest import ROOT, call
 from core import checkpoint
-from core.cli import OperationError
 from core.config import load_config
+from core.errors import OperationError
 from fakes.loopback import isolate
 from fakes.loopback_kernels import KernelServer
 from kaggle_kernel import bundle

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, tiny
-from core.cli import OperationError, Stopped, UserError
 from core.config import DEFAULTS
+from core.errors import OperationError, Stopped, UserError
 from core.files import alone_in
 from on_kaggle import training as kernel_train
 from on_kaggle.training import best_checkpoint, command, free_before, process_count, run_training, train_to_the_end

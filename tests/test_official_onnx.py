@@ -10,8 +10,8 @@ import torch
 import get_weights
 from conftest import ROOT
 from core import checkpoint
-from core.cli import OperationError, UserError
 from core.config import DEFAULTS, load_config
+from core.errors import OperationError, UserError
 from imaging.images import read_rgb, resize_longer_side
 from sources import official_onnx
 from u2net import U2Net

@@ -14,8 +14,8 @@ import get_data
 import kernel
 from conftest import ROOT, call, scene, tiny
 from core import checkpoint
-from core.cli import UserError
 from core.config import EMBEDDED, load_config
+from core.errors import UserError
 from core.files import alone_in, list_path, may_write, move, remove, written_folder, written_whole
 from core.ownership import is_ours
 from imaging.images import read_alpha

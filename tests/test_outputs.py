@@ -9,8 +9,8 @@ import get_data
 import kernel
 from conftest import ROOT, call, one_error_line, script, tiny
 from core import outputs
-from core.cli import UserError
 from core.config import DEFAULTS, load_config
+from core.errors import UserError
 from infer import main as infer_main
 from submit import main as submit_main
 from train import main as train_main

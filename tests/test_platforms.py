@@ -9,8 +9,8 @@ import pytest
 
 from conftest import ROOT, call, one_error_line, script, tiny
 from core import cli, machine
-from core.cli import OperationError
 from core.device import check_gpu, usable_cores
+from core.errors import OperationError
 
 
 def in_python(code: str, *arguments: object) -> subprocess.CompletedProcess:

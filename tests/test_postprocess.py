@@ -6,7 +6,7 @@ import yaml
 
 from conftest import scene
 from core import checkpoint
-from core.cli import UserError
+from core.errors import UserError
 from inference.postprocess import (
     METHODS,
     NONE,

@@ -10,8 +10,8 @@ import yaml
 import precision
 from conftest import call, scene
 from core import checkpoint
-from core.cli import UserError
 from core.config import EMBEDDED, load_run
+from core.errors import UserError
 from inference import openvino_backend
 from inference.int8 import RoundedConv, measure_ranges, ranges_path, rounded, rounded_convolutions
 from inference.matte_net import MatteNet

@@ -13,8 +13,8 @@ import torch
 
 from conftest import ROOT, call, scene, tiny
 from core import checkpoint
-from core.cli import UserError
 from core.config import DEFAULTS, load_config
+from core.errors import UserError
 from core.files import HOST, written_whole
 from dataset import ValidationSet, read_pairs
 from imaging.cache import Cache

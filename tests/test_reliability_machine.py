@@ -12,7 +12,7 @@ import torch
 
 from conftest import ROOT, call, one_error_line, scene, script, tiny
 from core import checkpoint, cli
-from core.cli import OperationError
+from core.errors import OperationError
 from core.ownership import SOFTWARE
 from imaging.cache import Cache
 from imaging.foreground import cached_foreground, estimate_foreground

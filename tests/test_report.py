@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from conftest import one_error_line, script, write_csv
-from core.cli import UserError
 from core.config import DEFAULTS, load_run
+from core.errors import UserError
 from report import report
 from report import test_result as result_of_test
 from reporting import charts, summary

@@ -15,8 +15,8 @@ import torch
 
 from conftest import ROOT, tiny, wait_for, write_csv
 from core import checkpoint
-from core.cli import UserError
 from core.config import DEFAULTS, EMBEDDED, load_config
+from core.errors import UserError
 from dataset import TrainSet, ValidationSet, read_pairs
 from inference.predictor import TorchPredictor
 from train import train

@@ -9,8 +9,9 @@ import pytest
 
 from conftest import ROOT, script
 from core import redact
-from core.cli import UserError, brief, message
+from core.cli import message
 from core.config import DEFAULTS, dump_config, load_config
+from core.errors import UserError, brief
 from core.redact import learn_secrets, without_secrets
 from fakes.loopback import Files, isolate
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from core.cli import OperationError, UserError
+from core.errors import OperationError, UserError
 from submission.submission_csv import (
     HEADER,
     SubmissionWriter,

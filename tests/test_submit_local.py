@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from conftest import ROOT, one_error_line, script
-from core.cli import OperationError, UserError
 from core.config import load_config
+from core.errors import OperationError, UserError
 from submission import leaderboard
 from submission.kaggle_submissions import Submission, parse_list
 from submission.submission_csv import SubmissionWriter

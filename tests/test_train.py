@@ -12,10 +12,10 @@ import torch
 
 from conftest import ROOT, call, one_error_line, script, tiny, wait_for, write_pairs
 from core import checkpoint
-from core.cli import OperationError, UserError
 from core.config import DEFAULTS, load_config
 from core.device import describe, pick_device, pick_precision
 from core.distributed import World
+from core.errors import OperationError, UserError
 from core.files import CLAIMS
 from imaging.images import read_rgb
 from train import main as train_main

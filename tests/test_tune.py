@@ -7,8 +7,8 @@ import yaml
 import tune
 from augment import sample_xray_params, xray_alpha_dense
 from conftest import one_error_line, scene, script
-from core.cli import UserError
 from core.config import DEFAULTS, load_config, load_run
+from core.errors import UserError
 from imaging.images import read_rgb
 from infer import infer
 from inference.postprocess import NONE, Setting, load_tuned

@@ -14,8 +14,8 @@ import pytest
 import get_weights
 from conftest import ROOT
 from core import checkpoint
-from core.cli import OperationError, UserError
 from core.config import load_config
+from core.errors import OperationError, UserError
 from fakes.loopback import Files, Reply, file_reply, isolate
 
 CONTENT = os.urandom(4_000_000)

@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from conftest import ROOT, one_error_line, script, tiny
-from core.cli import OperationError, UserError
 from core.config import DEFAULTS, load_config
+from core.errors import OperationError, UserError
 from dataset import TrainSet, read_pairs
 from imaging import pair_cache as decoded
 from imaging.pair_cache import DecodedFiles

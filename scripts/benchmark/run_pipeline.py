@@ -21,10 +21,10 @@ import train
 from augment import sample_xray_params, xray_alpha_dense
 from benchmark.inputs import drawn_images, embedded_network, noisy_matte, on_cores, squares, training_batch
 from benchmark.roofline import BytesMoved, copy_bandwidth, forward_operations, matrix_rate
-from core.cli import UserError
 from core.config import EMBEDDED, Config
 from core.device import DTYPES, pick_device, pick_precision
 from core.distributed import ALONE
+from core.errors import UserError
 from imaging.pairs_csv import write_image, write_pairs_csv
 from inference.int8 import Ranges, measure_ranges, save_ranges
 from inference.matte_net import MatteNet

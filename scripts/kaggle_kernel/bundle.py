@@ -18,8 +18,8 @@ import yaml
 from slugify import slugify  # as the Kaggle client and Kaggle itself make an address from a title
 
 from core import checkpoint
-from core.cli import UserError
 from core.config import Config
+from core.errors import UserError
 from inference.postprocess import load_tuned, tuned_path
 from submission.kaggle_client import config_dir
 from u2net import U2Net

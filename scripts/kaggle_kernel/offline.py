@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.cli import OperationError, UserError
 from core.config import Config
+from core.errors import OperationError, UserError
 from core.files import written_whole
 from core.machine import peak_bytes
 from imaging.images import TEST_SHAPE, list_images, read_shapes

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from core.cli import OperationError, UserError
 from core.config import Config
+from core.errors import OperationError, UserError
 from core.files import written_folder
 from imaging.images import list_images, read_shapes
 from kaggle_kernel import remote as kaggle

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.cli import OperationError
+from core.errors import OperationError
 from submission import kaggle_client
 from submission.kaggle_client import NO_CREDENTIALS, TROUBLE, explain, last_words, run_kaggle
 from submission.proxies import proxy_fault

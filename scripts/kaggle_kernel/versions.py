@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.cli import OperationError, brief
+from core.errors import OperationError, brief
 
 PINS = Path(__file__).with_name("kaggle_image.txt")
 PYTHON = "python3.12"  # as in Kaggle's image

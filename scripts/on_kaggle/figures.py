@@ -13,6 +13,7 @@ from matplotlib.figure import Figure  # not pyplot: the notebook shows a cell's 
 
 from augment import sample_xray_params, xray_alpha_dense
 from core import checkpoint
+from core.seeds import Purpose, generator
 from dataset import read_pair, read_pairs
 from imaging.images import list_images, read_rgb, resize_longer_side
 from imaging.pictures import draw_curves
@@ -21,7 +22,6 @@ from on_kaggle.inputs import find_splits, pairs_tables
 from on_kaggle.main import Job
 from submission.submission_csv import decode_alpha, read_rows
 
-SHOWN = 12  # what a random generator is keyed by: [seed, purpose, …]
 SIDE = 384                      # longer side of a panel in pixels
 SQUARE = 24                     # side of the chequerboard's squares in pixels
 INK, QUIET, HAIRLINE = "#22262c", "#6b7280", "#d9dce1"
@@ -42,7 +42,7 @@ def pairs(job: Job, count: int = 3) -> Figure | None:
     cfg, rows = job.config(), []
     for index, pair in enumerate(read_pairs(find_splits(job.inputs, job.scratch, cfg.data.val_share)[0], count)):
         rgb, alpha = read_pair(pair, cfg.data.size)
-        draws = [np.random.default_rng([cfg.seed, SHOWN, index, draw]) for draw in range(2)]
+        draws = [generator(cfg.seed, Purpose.NOTEBOOK, index, draw) for draw in range(2)]
         targets = [xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng) for rng in draws]
         rows.append((pair.image_path.name, [rgb, alpha, *targets]))
     return grid(rows, ["photograph", "alpha of the file", "dense target", "another draw of it"])

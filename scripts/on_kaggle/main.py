@@ -15,8 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from core import cli
-from core.cli import UserError
 from core.config import Config, as_overrides, load_config
+from core.errors import UserError
 from imaging.images import read_shapes
 from infer import infer, ordered_images
 from on_kaggle.inputs import find_bundle, find_splits, find_test_set

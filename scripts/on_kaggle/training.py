@@ -16,8 +16,8 @@ import torch
 
 import launch  # by torchrun
 import train  # not called here: it is the program that the processes run
-from core.cli import OperationError, Stopped, UserError
 from core.device import usable_cores
+from core.errors import OperationError, Stopped, UserError
 from core.files import CLAIMS, alone_in
 from training.batches import end_with
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from core.seeds import Purpose, generator
 from scenes.backgrounds import catalog_background, contact_shadow, photographic_background
 from scenes.families import FAMILIES
 from scenes.families.drawing import extend_foreground, place
@@ -23,7 +24,6 @@ from scenes.families.drawing import extend_foreground, place
 # Families that stand on something and cast a shadow on it.
 GROUNDED = {"hair", "fur", "glass", "foliage", "dense", "turned", "product"}
 LEAST_CONTRAST = 0.15  # mean |foreground - background| over the object
-STREAM = 3  # generators are keyed [seed, STREAM, ...]; other streams belong to training
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def composite(scene: Scene) -> np.ndarray:
 def family_of(seed: int, index: int) -> str:
     """Families come in shuffled rounds, so that every run of len(FAMILIES) indices holds each of them once."""
     round_, position = divmod(index, len(FAMILIES))
-    order = np.random.default_rng([seed, STREAM, round_, 1]).permutation(len(FAMILIES))
+    order = generator(seed, Purpose.SCENE, round_, 1).permutation(len(FAMILIES))
     return list(FAMILIES)[order[position]]
 
 
@@ -95,7 +95,7 @@ def draw_background(family: str, foreground: np.ndarray, alpha: np.ndarray, rng,
 
 def draw_scene(seed: int, index: int, size: int, backgrounds: Sequence[Path] = ()) -> Scene:
     """The scene of an index, size x size pixels (64..2048); `backgrounds`: image files to use for drawn ones."""
-    object_rng, background_rng = np.random.default_rng([seed, STREAM, index]).spawn(2)
+    object_rng, background_rng = generator(seed, Purpose.SCENE, index).spawn(2)
     family = family_of(seed, index)
     layer = draw_objects(family, size, object_rng)
     alpha = np.clip(layer[..., 3], 0, 1)
@@ -121,7 +121,7 @@ def photograph(scene: Scene, rng) -> np.ndarray:
 def draw_pair(seed: int, index: int, size: int, backgrounds: Sequence[Path] = ()) -> tuple[np.ndarray, np.ndarray, str]:
     """One training pair: rgb (H, W, 3) uint8, alpha (H, W) float32 in [0, 1], and the family's name."""
     scene = draw_scene(seed, index, size, backgrounds)
-    rgb = photograph(scene, np.random.default_rng([seed, STREAM, index, 2]))
+    rgb = photograph(scene, generator(seed, Purpose.SCENE, index, 2))
     return rgb, scene.alpha, scene.family
 
 

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from core.cli import OperationError
+from core.errors import OperationError
 from core.files import discard, written_folder
 
 # Images hardly compress and tables do so tenfold, zeros a thousandfold: what unpacks to more than this is a bomb.

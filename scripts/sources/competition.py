@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from core.cli import OperationError, UserError
 from core.config import Config
+from core.errors import OperationError, UserError
 from core.files import written_folder, written_whole
 from imaging.pairs_csv import Split, split_by_name
 from sources.archive import unpack

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from unicodedata import normalize
 
-from core.cli import UserError
 from core.config import Config
+from core.errors import UserError
 from core.files import file_sha256
 from dataset import Pair, check_pairs, memory_file
 from imaging.images import image_files, is_text

@@ -13,7 +13,7 @@ from httpx2 import HTTPError, InvalidURL, TimeoutException
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.utils import disable_progress_bars, logging
 
-from core.cli import OperationError, brief
+from core.errors import OperationError, brief
 from submission.proxies import proxy_fault
 
 FIRST_ANSWER = 10  # seconds to wait for the hub's first answer

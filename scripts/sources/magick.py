@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from core.cli import OperationError, UserError
 from core.config import Config
+from core.errors import OperationError, UserError
 from core.files import discard, remove_folder, written_whole
 from core.schema import Magick
+from core.seeds import Purpose, generator
 from imaging.images import read_alpha, readable_images
 from imaging.pairs_csv import Split, hash_share, split_by_name, write_image
 from scenes.backgrounds import catalog_background, crop_of
@@ -33,7 +34,6 @@ MOST_UNUSABLE = 0.05  # share of images that may be left out before this is take
 LOOKED_AT = 100  # alphas read for the line that says how binary they are
 RAW = re.compile(r"images/[\w-]{2}/[\w-]+\.png|\.cache/.*")  # what the hub's client makes in the folder of downloads
 PART = re.compile(r"\.[\w-]+\.\w+\.\d{1,9}\.part\.png")     # half a file of write_image()
-PURPOSE = 5  # what a random generator is keyed by: [purpose, image]
 
 
 class Unusable(Exception):
@@ -166,7 +166,7 @@ def on_background(rgba: np.ndarray, page_id: str, background: str, backgrounds: 
     """(H,W,3) uint8: the object before the background that its page id chooses; `none`: its colours as stored."""
     if background == "none":
         return rgba[..., :3]
-    rng = np.random.default_rng([PURPOSE, int(hash_share(page_id) * 2**48)])
+    rng = generator(Purpose.MAGICK_BACKGROUND, int(hash_share(page_id) * 2**48))
     if background == "catalog":
         behind = catalog_background(rgba.shape[:2], rng)
     else:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from core.cli import OperationError, brief
+from core.errors import OperationError, brief
 from core.files import file_sha256
 from inference.openvino_backend import load_core
 from u2net import ConvBNReLU, U2Net, normalise

@@ -18,9 +18,10 @@ import numpy as np
 from tqdm import tqdm
 
 from augment import sample_xray_params, xray_alpha_dense
-from core.cli import OperationError, UserError
 from core.config import Config
+from core.errors import OperationError, UserError
 from core.files import may_empty, read_list, same_place, written_folder
+from core.seeds import Purpose, generator
 from imaging.images import TEST_SHAPE, readable_images
 from imaging.pairs_csv import Split, write_image
 from scenes.scene import contact_sheet, draw_pair
@@ -30,7 +31,6 @@ SHEET_SIDE = 160  # pixels, of each picture on the sheet of all families
 # Where each split's scenes begin, so that no scene changes sides when a split grows.
 FIRST_SCENE = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 EARLIER = re.compile(r"(images|alphas)/\d{5}_\w+\.(jpg|png)")  # what save_pair() writes
-PURPOSE = 4  # what a random generator is keyed by: [seed, purpose, …]
 
 
 def fetch(cfg: Config) -> Split:
@@ -97,7 +97,7 @@ def save_test_image(draw: Callable, folder: Path, cfg: Config, index: int) -> np
     """Draws one test image -> its true dense alpha (H,W)."""
     rgb, alpha, _ = draw(FIRST_SCENE["test"] + index, TEST_SHAPE[0])
     write_image(folder / f"{index + 1}.png", rgb[..., ::-1])
-    rng = np.random.default_rng([cfg.seed, PURPOSE, index])
+    rng = generator(cfg.seed, Purpose.SYNTHETIC_TEST, index)
     return xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core.cli import OperationError, UserError, brief
+from core.errors import OperationError, UserError, brief
 from core.files import disk_full, move, written_whole
 from core.foreign_weights import bare_weights, kind_of_file
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from core.cli import UserError
+from core.errors import UserError
 from core.schema import Config, Loss, Section
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import warnings
 
 import torch
 
-from core.cli import OperationError, UserError, brief
+from core.errors import OperationError, UserError, brief
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h

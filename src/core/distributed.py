@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from core.cli import OperationError, Stopped, UserError, brief
+from core.errors import OperationError, Stopped, UserError, brief
 from core.redact import Screened
 
 BEAT, SILENCE = 2, 30  # seconds: between two signs of life, and until a process without any counts as lost

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from core.cli import OperationError, UserError
+from core.errors import OperationError, UserError
 from core.ownership import is_ours
 
 try:

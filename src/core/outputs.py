@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from core.cli import UserError
+from core.errors import UserError
 
 
 def check_folder(folder: Path, remedy: str) -> None:

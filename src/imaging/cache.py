@@ -4,7 +4,7 @@ import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
-from core.cli import OperationError, UserError, brief
+from core.errors import OperationError, UserError, brief
 
 
 class Cache:

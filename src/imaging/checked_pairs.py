@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from core.cli import OperationError, UserError, brief
+from core.errors import OperationError, UserError, brief
 from core.files import stamp, written_whole
 
 

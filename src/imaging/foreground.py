@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.cli import UserError
+from core.errors import UserError
 from core.files import stamp, written_whole
 from imaging.cache import Cache
 from imaging.images import read_rgb

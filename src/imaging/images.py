@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from core.cli import UserError, brief
+from core.errors import UserError, brief
 from imaging.formats import SUFFIXES as UNREAD
 from imaging.formats import foreign
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.cli import UserError
+from core.errors import UserError
 from core.files import written_whole
 
 # "train" and "val" -> (image, alpha) paths, and the family where there is one

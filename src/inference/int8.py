@@ -16,7 +16,7 @@ import yaml
 from torch import nn
 
 from core import checkpoint
-from core.cli import UserError, brief
+from core.errors import UserError, brief
 from core.files import written_whole
 from inference.matte_net import MatteNet
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.cli import OperationError, UserError
+from core.errors import OperationError, UserError
 from core.files import written_whole
 from core.schema import Infer
 from imaging.cache import write_failure

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from core import checkpoint
-from core.cli import UserError, brief
+from core.errors import UserError, brief
 
 BACKGROUND_BOUND = 0.25  # dense alphas never exceed it outside the object (xray_alpha_dense clips there)
 BINS = 1024              # of pred, for the fits: a quarter of the step of an 8-bit matte

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from core import checkpoint
-from core.cli import OperationError
 from core.config import Config, predict_size
 from core.device import pick_device, pick_precision
+from core.errors import OperationError
 from imaging.images import resize_longer_side
 from inference import openvino_backend
 from inference.tiling import add_detail, batches, tiled_alpha

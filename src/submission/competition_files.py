@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from core.cli import OperationError, UserError
+from core.errors import OperationError, UserError
 from imaging.images import SUFFIXES, TEST_SHAPE, is_readable, read_shape
 from submission.submission_csv import as_stems, bare_name, read_hosted
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from core.cli import OperationError, UserError, brief
+from core.errors import OperationError, UserError, brief
 from submission.proxies import proxy_fault
 
 PATIENCE = 20  # seconds without a sign of life after which the client is stopped; it knows no limit of its own

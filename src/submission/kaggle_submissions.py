@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from core.cli import OperationError
+from core.errors import OperationError
 from submission.kaggle_client import NO_CREDENTIALS, SILENT, TROUBLE, explain, last_words, read_kaggle, run_kaggle
 
 RECENT = "50"             # submissions looked at, newest first

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.cli import UserError
+from core.errors import UserError
 from core.files import written_whole
 from submission.kaggle_submissions import Submission
 

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from core.cli import OperationError, UserError
+from core.errors import OperationError, UserError
 from core.files import remove, written_whole
 from imaging.images import MOST_PIXELS, is_readable, natural_key
 

@@ -13,17 +13,16 @@ from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
-from core.cli import OperationError
 from core.config import Config
 from core.device import usable_cores
 from core.distributed import local_processes
+from core.errors import OperationError
+from core.seeds import Purpose, generator
 
-SHUFFLE = 2  # what a random generator is keyed by, beside dataset.py's: [seed, purpose, …]
 MOST_WORKERS = 16
 STUCK = 1800  # seconds without a single batch; a slow disk or network share is no error
 LONGEST = 70  # bytes of a socket's folder: an address may have 103 (macOS), and 32 of them are multiprocessing's names
@@ -36,7 +35,7 @@ def epoch_batches(cfg: Config, epoch: int, count: int, done: int = 0) -> list[li
     An incomplete last batch is left out (its images come in other epochs): BatchNorm learns little from one image.
     Only where the batches so far had another size does it stay, so that no image is left out because of the change.
     """
-    order = np.random.default_rng([cfg.seed, SHUFFLE, epoch]).permutation(count).tolist()[done:]
+    order = generator(cfg.seed, Purpose.SHUFFLE, epoch).permutation(count).tolist()[done:]
     size = min(cfg.train.batch_size, count)
     batches = [[(epoch, index) for index in order[start:start + size]] for start in range(0, len(order), size)]
     return [batch for batch in batches if len(batch) == size or done % size]

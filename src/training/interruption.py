@@ -4,8 +4,8 @@ import signal
 import sys
 import time
 
-from core.cli import Stopped
 from core.distributed import World
+from core.errors import Stopped
 from training.run_state import Run
 
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP

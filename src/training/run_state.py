@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from core import checkpoint
-from core.cli import UserError, brief
 from core.config import Config, dump_config, flat, official_weights, select_metric
 from core.distributed import World
+from core.errors import UserError, brief
 from core.files import alone_in, may_write, move, no_input, remove, written_whole
 from imaging.pictures import save_curves
 from training.validation import Validation

@@ -12,17 +12,17 @@ import numpy as np
 from tqdm import tqdm
 
 from augment import sample_xray_params, xray_alpha_dense
-from core.cli import UserError
 from core.config import Config
 from core.distributed import ALONE, World
+from core.errors import UserError
 from core.files import stamp, written_whole
+from core.seeds import Purpose, generator
 from dataset import Pair, ValidationSet, read_pair
 from inference.predictor import Predictor
 from submission.submission_csv import to_levels
 from training import metrics
 from training.batches import loaded
 
-FLOOR = 7  # what a random generator is keyed by: [seed, purpose, …]
 DRAWS = 4  # per image for the floor: its standard error over pixels and images is far below its value
 
 
@@ -153,7 +153,7 @@ def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: Wo
         rgb, alpha = read_pair(val_set.pairs[index], cfg.data.size)
         draws = []
         for draw in range(DRAWS):
-            rng = np.random.default_rng([cfg.seed, FLOOR, index, draw])
+            rng = generator(cfg.seed, Purpose.FLOOR, index, draw)
             draws.append(xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng))
         draws = np.stack(draws)
         return float(draws.var(0, ddof=1).mean()), float(draws.mean()), float((draws**2).mean())

@@ -25,7 +25,7 @@ from typing import IO
 sys.path.extend(str(Path(__file__).resolve().parents[2] / folder) for folder in ("src", "scripts", "tests"))
 
 from core import cli
-from core.cli import OperationError
+from core.errors import OperationError
 from image.machine_sources import bootstrap, lent_sources
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.cli import OperationError
+from core.errors import OperationError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"

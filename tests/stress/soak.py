@@ -19,8 +19,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from core import cli
-from core.cli import OperationError, UserError
 from core.config import Config, load_config, with_predict_size
+from core.errors import OperationError, UserError
 from core.files import written_whole
 from imaging.pairs_csv import write_image, write_pairs_csv
 from infer import infer

@@ -25,7 +25,7 @@ with atheris.instrument_imports(include=["core", "imaging", "submission", "datas
                                          "csv", "yaml", "zipfile"]):
     import dataset
     from core import checkpoint, config
-    from core.cli import UserError
+    from core.errors import UserError
     from submission import submission_csv as submission
 
 from u2net import U2Net  # noqa: E402 (after its instrumented siblings)
