@@ -27,7 +27,7 @@ from core.files import may_write, written_whole
 from core.outputs import check_folder
 from core.redact import without_secrets
 from core.seeds import Purpose, generator
-from dataset import read_pairs
+from imaging.pairs import read_pairs
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"

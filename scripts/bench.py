@@ -30,9 +30,9 @@ from benchmark import rows as bench_work
 from benchmark.rows import Work
 from core import cli
 from core.config import load_config
+from core.device import processor
 from core.errors import UserError
 from core.files import may_write, written_whole
-from core.machine import processor
 from core.outputs import check_file
 
 HEADER = "| work | reference | ours | ratio | asked | agreement |\n|---|---|---|---|---|---|\n"

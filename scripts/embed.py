@@ -18,14 +18,16 @@ from tqdm import tqdm
 
 from core import checkpoint, cli
 from core.config import EMBEDDED, Config, load_config, load_run
+from core.device import hardware
 from core.errors import UserError
 from core.files import may_write, no_input, written_whole
-from core.machine import hardware
-from dataset import ValidationSet, read_pairs
+from dataset import ValidationSet
 from imaging.images import list_images, read_rgb
+from imaging.pairs import read_pairs
 from infer import with_weights
 from inference.predictor import Predictor, load_predictor
-from submission.submission_csv import baselines, read_alphas
+from submission.check import baselines
+from submission.submission_csv import read_alphas
 from training.metrics import mse
 from training.validation import reference_levels, validate
 

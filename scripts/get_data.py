@@ -17,7 +17,7 @@ from core.config import Config, load_config
 from core.errors import OperationError, UserError
 from core.files import alone_in, may_write, room_for
 from core.outputs import check_file, check_folder
-from imaging.pairs_csv import Split, write_splits
+from imaging.pairs import Split, write_splits
 
 # Loaded when asked for: each has libraries of its own. fetch(cfg) -> pairs by side; csv is also the standard library's.
 MODULES = {"competition": "competition", "magick": "magick", "csv": "folders", "synthetic": "synthetic"}

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from core import checkpoint, cli
 from core.config import Config, select_metric
-from core.device import pick_device
+from core.device import hardware, pick_device
 from core.files import may_write, remove, written_whole
-from core.machine import hardware
 from core.outputs import check_folder
-from dataset import ValidationSet, read_pair, read_pairs
+from dataset import ValidationSet
+from imaging.pairs import read_pair, read_pairs
 from infer import run_with_weights
 from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
 from inference.matte_net import MatteNet

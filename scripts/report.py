@@ -32,13 +32,14 @@ from core.config import (
 from core.errors import UserError
 from core.files import may_write, written_whole
 from core.outputs import check_folder
-from dataset import ValidationSet, read_pairs
+from dataset import ValidationSet
 from imaging.images import list_images, read_rgb, resize_longer_side
+from imaging.pairs import read_pairs
 from imaging.pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from infer import with_weights
 from inference.predictor import Predictor, load_predictor
 from reporting.summary import collect
-from submission.submission_csv import baselines, matched_alphas
+from submission.check import baselines, matched_alphas
 
 SHOWN = 6   # test images in report.png
 SIDE = 512  # longer side of an embedded picture, pixels

@@ -20,7 +20,8 @@ from core import cli
 from core.config import load_config
 from core.device import usable_cores
 from core.errors import OperationError, UserError
-from dataset import TrainSet, read_pair, read_pairs
+from dataset import TrainSet
+from imaging.pairs import read_pair, read_pairs
 
 LAUNCH = Path(__file__).resolve().parent / "launch.py"
 

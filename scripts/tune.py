@@ -27,7 +27,8 @@ from core.config import Config, select_metric
 from core.files import may_write, written_whole
 from core.outputs import check_folder
 from core.seeds import Purpose, generator
-from dataset import ValidationSet, read_pairs
+from dataset import ValidationSet
+from imaging.pairs import read_pairs
 from infer import run_with_weights
 from inference.postprocess import (
     NONE,

@@ -21,21 +21,14 @@ from core.config import EMBEDDED, Config, load_config, load_run, nothing_trained
 from core.device import usable_cores
 from core.distributed import ALONE, World
 from core.errors import OperationError, UserError
-from core.files import may_write, no_input, same_place, written_whole
+from core.files import may_write, no_input, same_place
 from core.outputs import check_file, check_folder
-from core.ownership import signed
 from imaging.foreground import estimate_foreground
-from imaging.images import is_text, list_images, read_rgb, read_shape
+from imaging.images import is_text, list_images, read_rgb, read_shape, to_levels, write_image
 from inference.postprocess import NONE, Setting, apply, load_tuned
 from inference.predictor import Predictor, Raw, load_predictor
-from submission.submission_csv import (
-    SubmissionWriter,
-    encode_alpha,
-    in_sample_order,
-    is_submission,
-    shared_out,
-    to_levels,
-)
+from submission.check import in_sample_order
+from submission.submission_csv import SubmissionWriter, encode_alpha, is_submission, shared_out
 
 
 class Prepared(NamedTuple):
@@ -188,9 +181,9 @@ def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: 
         (path, rgb, _), raw = image
         alpha = apply(setting, rgb, predict.finish(rgb, raw))
         if cfg.infer.png_dir:
-            write_png(cfg.infer.png_dir / f"{path.stem}.png", to_levels(alpha))
+            write_image(cfg.infer.png_dir / f"{path.stem}.png", to_levels(alpha))
         if cfg.infer.cutout_dir:
-            write_png(cfg.infer.cutout_dir / f"{path.stem}.png", cutout(rgb, alpha))
+            write_image(cfg.infer.cutout_dir / f"{path.stem}.png", cutout(rgb, alpha))
         return path.stem, encode_alpha(alpha)
 
     def run(images: Iterable[Prepared]) -> Iterator[tuple[Prepared, Raw]]:
@@ -250,13 +243,6 @@ def batched(items: Iterable, size: int, total: int) -> Iterator[list]:
 def cutout(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """(H,W,4) uint8, the object in its own colour, ready to lie on any background."""
     return np.dstack([estimate_foreground(rgb, alpha), to_levels(alpha)])
-
-
-def write_png(path: Path, image: np.ndarray) -> None:
-    """(H,W) grey or (H,W,4) RGBA, uint8."""
-    encoded = cv2.imencode(".png", image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGBA2BGRA))[1]
-    with written_whole(path) as part:
-        part.write_bytes(signed(encoded.tobytes()))
 
 
 def main() -> None:

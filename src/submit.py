@@ -18,6 +18,7 @@ from core.errors import OperationError, Stopped, UserError
 from core.outputs import check_folder
 from imaging.images import TEST_SHAPE, list_images, read_shapes
 from submission import leaderboard
+from submission.check import as_stems, baselines, in_sample_order, score, validate
 from submission.kaggle_client import read_kaggle
 from submission.kaggle_submissions import (
     Submission,
@@ -28,7 +29,7 @@ from submission.kaggle_submissions import (
     remaining_today,
     send,
 )
-from submission.submission_csv import as_stems, baselines, in_sample_order, read_hosted, read_rows, score, validate
+from submission.submission_csv import read_hosted, read_rows
 
 # The client's commands do not tell a kernel's version; its library does.
 KERNEL_VERSION = """

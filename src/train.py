@@ -23,7 +23,8 @@ from core.errors import OperationError, UserError
 from core.files import stamp
 from core.outputs import check_folder
 from core.schema import Loss
-from dataset import Pair, TrainSet, ValidationSet, memory_file, read_pairs, shared
+from dataset import TrainSet, ValidationSet
+from imaging.pairs import Pair, memory_file, read_pairs, shared
 from imaging.pictures import panel_sheet, save_picture
 from inference.predictor import TorchPredictor
 from losses import matting_loss

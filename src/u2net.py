@@ -3,13 +3,14 @@
 Own formulation of https://github.com/xuebinqin/U-2-Net (Apache-2.0). Module names look odd because they are the
 official checkpoints' keys.
 """
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from recompute import recomputed
+from torch.utils.checkpoint import checkpoint
 
 # stage: (height of its U, in, mid, out channels); height "4F" keeps its size and dilates instead of pooling
 STAGES = {
@@ -139,3 +140,27 @@ def join(x, skip):
 
 def full_precision(x):
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def recomputed(stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """stage(x) with the same gradients and running statistics, storing x alone: gradient checkpointing.
+
+    Its activations are computed again in the backward pass. The stage must not draw random numbers.
+    """
+    return checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False,
+                      context_fn=lambda: (nullcontext(), _running_statistics_kept(stage)))
+
+
+@contextmanager
+def _running_statistics_kept(stage: nn.Module) -> Iterator[None]:
+    """BatchNorm still normalises by the batch, but its running statistics have seen this batch already."""
+    norms = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0  # running = 1·running + 0·batch
+    try:
+        yield
+    finally:  # checkpoint() leaves with an exception as soon as it has what it needs
+        for norm, (momentum, batches) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(batches)

@@ -11,9 +11,8 @@ import get_data
 from conftest import ROOT, one_error_line, scene, script
 from core.config import load_config
 from core.errors import UserError
-from dataset import read_pairs
 from fakes.loopback import Loopback, isolate
-from imaging.pairs_csv import split_by_name, write_splits
+from imaging.pairs import read_pairs, split_by_name, write_splits
 from sources import folders
 
 

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from conftest import scene, tiny, write_csv, write_pairs
 from core.config import DEFAULTS, load_config
 from core.errors import OperationError, UserError
-from dataset import RULES, TrainSet, ValidationSet, read_pairs, shared
+from dataset import TrainSet, ValidationSet
+from imaging.pairs import RULES, read_pairs, shared
 from training.batches import epoch_batches
 
 

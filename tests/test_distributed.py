@@ -19,7 +19,8 @@ from core.config import DEFAULTS, load_config
 from core.distributed import Pulse, World
 from core.errors import UserError
 from core.files import CLAIMS
-from dataset import ValidationSet, read_pairs
+from dataset import ValidationSet
+from imaging.pairs import read_pairs
 from imaging.pictures import save_picture
 from infer import infer
 from inference.predictor import TorchPredictor

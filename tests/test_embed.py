@@ -9,7 +9,8 @@ from augment import sample_xray_params, xray_alpha_dense
 from conftest import call
 from core import checkpoint
 from core.config import DEFAULTS, EMBEDDED, load_config
-from dataset import ValidationSet, read_pairs
+from dataset import ValidationSet
+from imaging.pairs import read_pairs
 from inference.predictor import load_predictor
 from scenes.scene import draw_pair
 from submission.submission_csv import SubmissionWriter

@@ -21,7 +21,8 @@ from core.errors import UserError
 from fakes.corpus import png
 from infer import main as infer_main
 from report import main as report_main
-from submission.submission_csv import decode_alpha, read_rows, validate
+from submission.check import validate
+from submission.submission_csv import decode_alpha, read_rows
 from train import main as train_main
 
 

@@ -12,9 +12,9 @@ import pytest
 import get_data
 from conftest import call, tiny, write_csv
 from core.errors import UserError
-from dataset import read_pairs
 from fakes import corpus
 from imaging.images import list_images, read_alpha, read_rgb, read_shape
+from imaging.pairs import read_pairs
 from infer import main as infer_main
 from submission.submission_csv import read_rows
 from train import main as train_main

@@ -18,10 +18,9 @@ from core.config import EMBEDDED, load_config
 from core.errors import UserError
 from core.files import alone_in, list_path, may_write, move, remove, written_folder, written_whole
 from core.ownership import is_ours
-from imaging.images import read_alpha
+from imaging.images import read_alpha, write_image
 from imaging.pictures import save_picture
 from infer import main as infer_main
-from infer import write_png
 from sources import archive, competition
 from train import main as train_main
 
@@ -211,7 +210,7 @@ def test_mattes_and_cutouts_need_two_folders(photos, tmp_path, command):
 def test_mattes_of_the_users_stay_and_our_own_are_made_anew(photos, tmp_path, command):
     truth = tmp_path / "truth"
     truth.mkdir()
-    write_png(tmp_path / "x.png", np.full((64, 64), 7, np.uint8))
+    write_image(tmp_path / "x.png", np.full((64, 64), 7, np.uint8))
     (truth / "b.png").write_bytes(unsigned((tmp_path / "x.png").read_bytes()))
     refused(command(infer_main, *small(photos, tmp_path, f"infer.png_dir={truth}")), "truth/b.png")
     assert [path.name for path in truth.iterdir()] == ["b.png"] and read_alpha(truth / "b.png").max() < 0.1

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT, call, one_error_line, script, tiny
-from core import cli, machine
+from core import cli, device
 from core.device import check_gpu, usable_cores
 from core.errors import OperationError
 
@@ -46,9 +46,9 @@ def test_nothing_else_needs_linuxs_calls(work):
 def test_peak_memory_is_in_bytes(monkeypatch):
     usage = SimpleNamespace(ru_maxrss=2048)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert machine.peak_bytes(usage) == 2 * 2**20
+    assert device.peak_bytes(usage) == 2 * 2**20
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert machine.peak_bytes(usage) == 2048
+    assert device.peak_bytes(usage) == 2048
 
 
 @pytest.mark.parametrize("name", ["src/train.py", "src/infer.py", "src/submit.py", "scripts/get_data.py",

@@ -6,7 +6,8 @@ import torch
 import precision
 from conftest import tiny, write_pairs
 from core.config import DEFAULTS, load_config
-from dataset import ValidationSet, read_pairs
+from dataset import ValidationSet
+from imaging.pairs import read_pairs
 from inference.predictor import Predictor, TorchPredictor
 from inference.torch_backend import folded_network
 from u2net import U2Net

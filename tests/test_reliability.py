@@ -16,9 +16,10 @@ from core import checkpoint
 from core.config import DEFAULTS, load_config
 from core.errors import UserError
 from core.files import HOST, written_whole
-from dataset import ValidationSet, read_pairs
+from dataset import ValidationSet
 from imaging.cache import Cache
 from imaging.foreground import cached_foreground
+from imaging.pairs import read_pairs
 from infer import main as infer_main
 from train import main as train_main
 from training import batches as loading

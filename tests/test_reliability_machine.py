@@ -16,9 +16,9 @@ from core.errors import OperationError
 from core.ownership import SOFTWARE
 from imaging.cache import Cache
 from imaging.foreground import cached_foreground, estimate_foreground
+from imaging.images import write_image
 from imaging.pair_cache import DecodedFiles
 from imaging.pictures import save_curves, save_picture
-from infer import write_png
 from submission.submission_csv import SubmissionWriter
 from train import main as train_main
 
@@ -56,7 +56,7 @@ HISTORY = [{"epoch": i, "train_mse": .1, "val_mse": .1, "val_mse_dense": .1, "lr
 
 
 @pytest.mark.parametrize("write", [
-    submission, lambda path: write_png(path, NOISE[..., 0]), lambda path: save_picture(path, NOISE),
+    submission, lambda path: write_image(path, NOISE[..., 0]), lambda path: save_picture(path, NOISE),
     lambda path: save_curves(path, HISTORY), lambda path: checkpoint.save(path, {"a": torch.zeros(50_000)}),
 ], ids=["submission", "PNG", "samples", "curves", "checkpoint"])
 def test_a_full_disk_is_named_with_what_it_lacks_and_the_old_file_stays(small_disk, write):
@@ -114,7 +114,7 @@ def test_a_poor_machine_infers_all_the_same(run_dir, tmp_path, monkeypatch):
     """2 GiB of address space, 32 open files, no home, no terminal's language, code and caches read-only, odd paths."""
     place = tmp_path / "mit Leerzeichen, ünïcödé 日本語"
     (place / "images").mkdir(parents=True)
-    write_png(place / "images/ein Bild.png", np.resize(NOISE, (1024, 1024, 3))[..., 0])
+    write_image(place / "images/ein Bild.png", np.resize(NOISE, (1024, 1024, 3))[..., 0])
     monkeypatch.setenv("HOME", "/proc/none")
     monkeypatch.setenv("LC_ALL", "C")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")

@@ -17,7 +17,8 @@ from conftest import ROOT, tiny, wait_for, write_csv
 from core import checkpoint
 from core.config import DEFAULTS, EMBEDDED, load_config
 from core.errors import UserError
-from dataset import TrainSet, ValidationSet, read_pairs
+from dataset import TrainSet, ValidationSet
+from imaging.pairs import read_pairs
 from inference.predictor import TorchPredictor
 from train import train
 from training.batches import epoch_batches

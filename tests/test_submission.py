@@ -11,17 +11,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from core.errors import OperationError, UserError
-from submission.submission_csv import (
-    HEADER,
-    SubmissionWriter,
-    baselines,
-    decode_alpha,
-    encode_alpha,
-    in_sample_order,
-    read_hosted,
-    score,
-    validate,
-)
+from submission.check import baselines, in_sample_order, score, validate
+from submission.submission_csv import HEADER, SubmissionWriter, decode_alpha, encode_alpha, read_hosted
 
 SHAPE = (6, 8)
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from conftest import scene, tiny, write_pairs
 from core import checkpoint
 from core.config import DEFAULTS, load_config
-from dataset import ValidationSet, read_pairs
+from dataset import ValidationSet
+from imaging.pairs import read_pairs
 from inference.predictor import Predictor, load_predictor
 from inference.tiling import starts, tiled_alpha, window
 from train import train

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from conftest import ROOT, one_error_line, script, tiny
 from core.config import DEFAULTS, load_config
 from core.errors import OperationError, UserError
-from dataset import TrainSet, read_pairs
+from dataset import TrainSet
 from imaging import pair_cache as decoded
 from imaging.pair_cache import DecodedFiles
+from imaging.pairs import read_pairs
 from sources import synthetic as synthetic_set
 from training import batches as loading
 from training.batches import epoch_batches, loaded, socket_folder

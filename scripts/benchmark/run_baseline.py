@@ -12,7 +12,7 @@ from benchmark import baseline as reference
 from benchmark.inputs import COMPONENTS, drawn_images, embedded_network, noisy_matte, on_cores, squares, training_batch
 from core.config import Config
 from scenes.scene import draw_pair
-from submission.submission_csv import score
+from submission.check import score
 from u2net import U2Net
 
 

@@ -25,14 +25,14 @@ from core.config import EMBEDDED, Config
 from core.device import DTYPES, pick_device, pick_precision
 from core.distributed import ALONE
 from core.errors import UserError
-from imaging.pairs_csv import write_image, write_pairs_csv
+from imaging.images import to_levels, write_image
+from imaging.pairs import write_pairs_csv
 from inference.int8 import Ranges, measure_ranges, save_ranges
 from inference.matte_net import MatteNet
 from inference.openvino_backend import OpenvinoNetwork
 from inference.postprocess import ORIGINAL, apply
 from inference.predictor import Network, load_network
 from scenes.scene import draw_pair
-from submission.submission_csv import to_levels
 
 # Runs a script and prints its own peak memory in KiB; Linux's figure for a child begins with its parent's.
 WITH_PEAK = r"""import pathlib, re, resource, runpy, sys
@@ -188,7 +188,7 @@ def submission_memory(images: int) -> Side:
     """A submission by a process of its own; one picture under many names."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        write_image(folder / "images/0.png", draw_pair(0, 0, 1024)[0][..., ::-1])
+        write_image(folder / "images/0.png", draw_pair(0, 0, 1024)[0])
         for index in range(1, images):
             os.link(folder / "images/0.png", folder / f"images/{index}.png")
         shutil.copy(EMBEDDED, folder)
@@ -205,7 +205,7 @@ def training_memory(size: int, images: int) -> Side:
         for index in range(6 * images):
             rgb, alpha, _ = draw_pair(0, index % images, size)
             rows.append((folder / f"images/{index}.png", folder / f"alphas/{index}.png"))
-            write_image(rows[-1][0], rgb[..., ::-1])
+            write_image(rows[-1][0], rgb)
             write_image(rows[-1][1], to_levels(alpha))
         write_pairs_csv(folder / "train.csv", rows, folder)
         write_pairs_csv(folder / "val.csv", rows[:1], folder)

@@ -15,14 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.config import Config
+from core.device import peak_bytes
 from core.errors import OperationError, UserError
 from core.files import written_whole
-from core.machine import peak_bytes
-from imaging.images import TEST_SHAPE, list_images, read_shapes
-from imaging.pairs_csv import write_image, write_pairs_csv
+from imaging.images import TEST_SHAPE, list_images, read_shapes, to_levels, write_image
+from imaging.pairs import write_pairs_csv
 from kaggle_kernel.versions import python_for
 from scenes.scene import draw_pair
-from submission.submission_csv import HEADER, to_levels, validate
+from submission.check import validate
+from submission.submission_csv import HEADER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXECUTED = "executed.ipynb"  # in the build folder: the notebook with its outputs, to be looked at
@@ -85,7 +86,7 @@ def attach(inputs: Path, metadata: dict, build: Path, cfg: Config, count: int) -
             shutil.copyfile(path, test_dir / path.name)
     else:
         for index in range(count):
-            write_image(test_dir / f"{index + 1:03}.png", draw_pair(cfg.seed, index, TEST_SHAPE[0])[0][..., ::-1])
+            write_image(test_dir / f"{index + 1:03}.png", draw_pair(cfg.seed, index, TEST_SHAPE[0])[0])
     shapes = read_shapes(list_images(test_dir)[0])
     (test_dir.parent.parent / "sample_submission.csv").write_text(
         "".join(f"{row}\n" for row in [",".join(HEADER), *(f"{name}," for name in shapes)]), encoding="utf-8")
@@ -94,7 +95,7 @@ def attach(inputs: Path, metadata: dict, build: Path, cfg: Config, count: int) -
     for index in range(PAIRS if cfg.kernel.mode == "train" or cfg.kernel.format == "notebook" else 0):
         rgb, alpha, _ = draw_pair(cfg.seed, index, TEST_SHAPE[0] // 2)
         files = inputs / f"pairs/rgb/{index}.png", inputs / f"pairs/alpha/{index}.png"
-        write_image(files[0], rgb[..., ::-1])
+        write_image(files[0], rgb)
         write_image(files[1], to_levels(alpha))
         rows.append(files)
     if rows:

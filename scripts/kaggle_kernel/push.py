@@ -18,7 +18,8 @@ from kaggle_kernel import remote as kaggle
 from kaggle_kernel.bundle import TITLE_LINE
 from kaggle_kernel.lint import problems
 from kaggle_kernel.remote import Dataset
-from submission.submission_csv import read_rows, validate
+from submission.check import validate
+from submission.submission_csv import read_rows
 
 POLL = 15             # seconds between two looks at Kaggle
 READY = 20 * 60       # seconds that a data set may take to get ready

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure  # not pyplot: the notebook shows a cell's 
 from augment import sample_xray_params, xray_alpha_dense
 from core import checkpoint
 from core.seeds import Purpose, generator
-from dataset import read_pair, read_pairs
 from imaging.images import list_images, read_rgb, resize_longer_side
+from imaging.pairs import read_pair, read_pairs
 from imaging.pictures import draw_curves
 from infer import ordered_images
 from on_kaggle.inputs import find_splits, pairs_tables

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from core.errors import OperationError, UserError
 from core.files import file_sha256
-from imaging.pairs_csv import split_by_name, write_splits
+from imaging.pairs import split_by_name, write_splits
 from submission.competition_files import find_pairs, find_samples, find_test_images, pairs_tables
 
 

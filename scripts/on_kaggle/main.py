@@ -21,7 +21,7 @@ from imaging.images import read_shapes
 from infer import infer, ordered_images
 from on_kaggle.inputs import find_bundle, find_splits, find_test_set
 from on_kaggle.training import best_checkpoint, process_count, run_training, train_to_the_end
-from submission.submission_csv import validate
+from submission.check import validate
 
 # A GPU may be there and yet compute nothing: Kaggle's P100s are too old for its image's torch.
 GPU_TRIAL = ("import torch; x = torch.ones(1, 1, 8, 8, device='cuda'); "

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from core.config import Config
 from core.errors import OperationError, UserError
 from core.files import written_folder, written_whole
-from imaging.pairs_csv import Split, split_by_name
+from imaging.pairs import Split, split_by_name
 from sources.archive import unpack
 from submission.competition_files import find_pairs, find_test_images, sample_kind
 from submission.kaggle_client import read_kaggle

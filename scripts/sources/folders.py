@@ -11,9 +11,8 @@ from unicodedata import normalize
 from core.config import Config
 from core.errors import UserError
 from core.files import file_sha256
-from dataset import Pair, check_pairs, memory_file
 from imaging.images import image_files, is_text
-from imaging.pairs_csv import Split, split_by_name
+from imaging.pairs import Pair, Split, check_pairs, memory_file, split_by_name
 from imaging.plausible import doubts
 
 

@@ -21,8 +21,8 @@ from core.errors import OperationError, UserError
 from core.files import discard, remove_folder, written_whole
 from core.schema import Magick
 from core.seeds import Purpose, generator
-from imaging.images import read_alpha, readable_images
-from imaging.pairs_csv import Split, hash_share, split_by_name, write_image
+from imaging.images import read_alpha, readable_images, write_image
+from imaging.pairs import Split, hash_share, split_by_name
 from scenes.backgrounds import catalog_background, crop_of
 from sources.hub import Hub, NotThere
 
@@ -140,7 +140,7 @@ def make_pair(hub: Hub, folder: Path, page_id: str, background: str, backgrounds
         if not alpha_path.exists():  # a run that was killed between the two has left it
             write_image(alpha_path, rgba[..., 3])
         if not rgb_path.exists():
-            write_image(rgb_path, on_background(rgba, page_id, background, backgrounds)[..., ::-1])
+            write_image(rgb_path, on_background(rgba, page_id, background, backgrounds))
     finally:
         discard(raw)
 

@@ -22,10 +22,10 @@ from core.config import Config
 from core.errors import OperationError, UserError
 from core.files import may_empty, read_list, same_place, written_folder
 from core.seeds import Purpose, generator
-from imaging.images import TEST_SHAPE, readable_images
-from imaging.pairs_csv import Split, write_image
+from imaging.images import TEST_SHAPE, readable_images, to_levels, write_image
+from imaging.pairs import Split
 from scenes.scene import contact_sheet, draw_pair
-from submission.submission_csv import SubmissionWriter, read_rows, to_levels
+from submission.submission_csv import SubmissionWriter, read_rows
 
 SHEET_SIDE = 160  # pixels, of each picture on the sheet of all families
 # Where each split's scenes begin, so that no scene changes sides when a split grows.
@@ -56,7 +56,7 @@ def fetch(cfg: Config) -> Split:
     with written_folder(test_dir, earlier) as part, SubmissionWriter(cfg.data.solution_csv) as writer:
         for index, alpha in enumerate(parallel(partial(save_test_image, draw, part, cfg), wanted.test, "test")):
             writer.write(str(index + 1), alpha)
-    write_image(root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed)[..., ::-1])
+    write_image(root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed))
     print(f"{root}: {wanted.train} training and {wanted.val} validation pairs of {wanted.size} px, {wanted.test} test "
           f"images of {TEST_SHAPE[0]} px with {cfg.data.solution_csv.name}, in {time.perf_counter() - started:.0f} s; "
           f"all families: {root}/synthetic/sheet.png")
@@ -88,7 +88,7 @@ def save_pair(draw: Callable, folder: Path, size: int, first: int, index: int) -
     rgb, alpha, family = draw(first + index, size)
     name = f"{index:05d}_{family}"
     files = folder / f"images/{name}.jpg", folder / f"alphas/{name}.png"
-    write_image(files[0], rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    write_image(files[0], rgb, [cv2.IMWRITE_JPEG_QUALITY, 95])
     write_image(files[1], to_levels(alpha))
     return *files, family
 
@@ -96,7 +96,7 @@ def save_pair(draw: Callable, folder: Path, size: int, first: int, index: int) -
 def save_test_image(draw: Callable, folder: Path, cfg: Config, index: int) -> np.ndarray:
     """Draws one test image -> its true dense alpha (H,W)."""
     rgb, alpha, _ = draw(FIRST_SCENE["test"] + index, TEST_SHAPE[0])
-    write_image(folder / f"{index + 1}.png", rgb[..., ::-1])
+    write_image(folder / f"{index + 1}.png", rgb)
     rng = generator(cfg.seed, Purpose.SYNTHETIC_TEST, index)
     return xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng)
 

@@ -1,4 +1,4 @@
-"""Which device and which number format a run uses, decided once and said out loud."""
+"""Which device and number format a run uses, decided once and said out loud; what machine a figure was measured on."""
 import ctypes
 import os
 import platform
@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -100,3 +101,23 @@ def describe(device: torch.device, precision: str) -> str:
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     exact = " without TF32" if (device.type, precision) == ("cuda", "fp32") else ""
     return f"{device.type} ({name}), {precision}{exact}"
+
+
+def processor() -> str:
+    """E.g. '2 cores of AMD EPYC'."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.machine()
+    return f"{os.cpu_count()} cores of {name}"
+
+
+def peak_bytes(usage) -> int:
+    """Of a process's resource usage; ru_maxrss is in bytes on macOS, in KiB elsewhere."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def hardware() -> str:
+    """What a network runs on here: the GPU's name, or the processor's."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from core.errors import UserError
-from core.files import stamp, written_whole
+from core.files import stamp
 from imaging.cache import Cache
-from imaging.images import read_rgb
+from imaging.images import read_rgb, write_image
 
 ONE_AT_A_TIME = threading.Lock()
 
@@ -86,11 +86,5 @@ def cached_foreground(cache: Cache, sources: tuple[Path, Path], rgb: np.ndarray,
     with contextlib.suppress(UserError):  # not there, or damaged
         return read_rgb(path)
     foreground = estimate_foreground(rgb, alpha)
-    encoded = cv2.imencode(".png", foreground[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
-
-    def write() -> None:
-        with written_whole(path) as part:
-            part.write_bytes(encoded)
-
-    cache.keep(write)
+    cache.keep(lambda: write_image(path, foreground, [cv2.IMWRITE_PNG_COMPRESSION, 1]))
     return foreground

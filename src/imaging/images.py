@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from core.errors import UserError, brief
+from core.errors import OperationError, UserError, brief
+from core.files import written_whole
+from core.ownership import signed
 from imaging.formats import SUFFIXES as UNREAD
 from imaging.formats import foreign
 
@@ -283,3 +285,19 @@ def _orientation(image: Image.Image) -> int:
 def read_shapes(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
     """{name without extension: (H,W)}: what a submission for these images is held against."""
     return {path.stem: read_shape(path) for path in paths}
+
+
+def to_levels(alpha: np.ndarray) -> np.ndarray:
+    """alpha (H,W) float in [0,1] (clipped) -> (H,W) uint8, rounded half up, never stretched."""
+    if not np.isfinite(alpha).all():
+        raise OperationError("an alpha is not finite: weights that are not, or a precision too low for them; "
+                             "set infer.precision=fp32, or train again")
+    return np.floor(np.clip(alpha, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def write_image(path: Path, image: np.ndarray, options: Sequence[int] = ()) -> None:
+    """(H,W) grey, (H,W,3) RGB or (H,W,4) RGBA, uint8; whole or not at all. A PNG names this program as its software."""
+    swapped = image if image.ndim == 2 else image[..., [2, 1, 0, *range(3, image.shape[2])]]  # OpenCV's order
+    encoded = cv2.imencode(path.suffix, np.ascontiguousarray(swapped), options)[1].tobytes()
+    with written_whole(path) as part:
+        part.write_bytes(signed(encoded) if path.suffix == ".png" else encoded)

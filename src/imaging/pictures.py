@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core.files import written_whole
 from core.ownership import signed
-from imaging.images import resize_longer_side
-from submission.submission_csv import to_levels
+from imaging.images import resize_longer_side, to_levels
 
 INK, PAPER, QUIET = (235, 237, 240), (24, 26, 30), (150, 156, 166)
 ERROR_FULL = 0.5  # the |error| in alpha that is drawn brightest

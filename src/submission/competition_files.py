@@ -11,7 +11,8 @@ from pathlib import Path
 
 from core.errors import OperationError, UserError
 from imaging.images import SUFFIXES, TEST_SHAPE, is_readable, read_shape
-from submission.submission_csv import as_stems, bare_name, read_hosted
+from submission.check import as_stems, bare_name
+from submission.submission_csv import read_hosted
 
 COLUMNS = ("image_path", "alpha_path")
 ROLE = re.compile(r"(?<![A-Za-z])(?i:train|test)|Train|Test")

@@ -1,4 +1,4 @@
-"""submission.csv: alpha <-> base64 PNG <-> CSV; write, validate, score.
+"""submission.csv: alpha <-> base64 PNG <-> CSV, written and read.
 
 Header `filename,image_utf`; one row per test image: its name without the last extension, and the base64 of an 8-bit
 single-channel PNG of the image's size. Rows are streamed both ways, so memory does not grow with their number.
@@ -11,8 +11,7 @@ import io
 import itertools
 import struct
 import sys
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,23 +19,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from core.errors import OperationError, UserError
+from core.errors import UserError
 from core.files import remove, written_whole
-from imaging.images import MOST_PIXELS, is_readable, natural_key
+from imaging.images import MOST_PIXELS, to_levels
 
 if TYPE_CHECKING:  # it brings torch, for which the other commands need not wait
     from core.distributed import World
 
 HEADER = ["filename", "image_utf"]
 COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-
-
-def to_levels(alpha: np.ndarray) -> np.ndarray:
-    """alpha (H,W) float in [0,1] (clipped) -> (H,W) uint8, rounded half up, never stretched."""
-    if not np.isfinite(alpha).all():
-        raise OperationError("an alpha is not finite: weights that are not, or a precision too low for them; "
-                             "set infer.precision=fp32, or train again")
-    return np.floor(np.clip(alpha, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def encode_alpha(alpha: np.ndarray) -> str:
@@ -186,132 +177,17 @@ def _table(path: str | Path, separators: str = ",") -> Iterator[tuple[int, list[
         raise UserError(f"{path}: cannot be read as a CSV ({error})") from None
 
 
-def as_stems(names: Sequence[str], stems: Collection[str]) -> list[str]:
-    """`names` as `stems` spells them: without folder and extension, where only that makes the two sets agree."""
-    bare = [bare_name(name) for name in names]
-    if len(set(bare)) == len(names) and set(bare) == set(stems) != set(names):
-        return bare
-    return list(names)
-
-
-def bare_name(name: str) -> str:
-    """`test/001.png`, also as Windows writes it -> `001`."""
-    return Path(name.replace("\\", "/")).stem
-
-
-def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
-    """The test images in the order of the sample submission. UserError where the two differ.
-
-    An image that it does not name and that cannot be read is none.
-    """
-    listed = [name for _, name, _ in read_hosted(sample)]
-    known = {*listed, *map(bare_name, listed)}
-    by_name = {path.stem: path for path in paths if path.stem in known or is_readable(path)}
-    for path in (path for path in paths if path.stem not in by_name):
-        print(f"note: {path} is not in {sample} and cannot be read as an image: left out")
-    names = as_stems(listed, by_name)
-    if set(names) != set(by_name) or len(names) != len(by_name):
-        raise UserError(f"{sample}: its names are not those of {paths[0].parent} ({_difference(names, by_name)}); set "
-                        "data.sample_submission or infer.images to the right one")
-    if names != listed:
-        print(f"note: {sample} lists {listed[0]}, the submission names it {names[0]}: names carry no extension")
-    return [by_name[name] for name in names]
-
-
-def _difference(names: Sequence[str], stems: Collection[str]) -> str:
-    """What is wrong with the names of a sample submission, in a few words."""
-    parts = []
-    for missing, what in ((set(names) - set(stems), "listed, but no image"), (set(stems) - set(names), "not listed")):
-        if missing:
-            first = sorted(missing, key=natural_key)[:3]
-            more = f" and {len(missing) - len(first)} more" if len(missing) > len(first) else ""
-            parts.append(f"{', '.join(first)}{more}: {what}")
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    return "; ".join(parts) or f"{twice} is listed twice"
-
-
 def read_alphas(path: str | Path, rows: Callable = read_rows) -> Iterator[tuple[int, str, np.ndarray]]:
     """(line number, filename, alpha (H,W) uint8) of each row. UserError names the row that cannot be decoded.
 
     rows: read_rows, or read_hosted for a solution.
     """
     for line, name, text in rows(path):
-        yield line, name, _decode(text, f"{path} line {line} ({name})")
+        yield line, name, decode_row(text, f"{path} line {line} ({name})")
 
 
-def validate(path: str | Path, names: Sequence[str],
-             size: tuple[int, int] | Mapping[str, tuple[int, int]] | None) -> int:
-    """Checks a submission against the test set's names and sizes (H,W), one for all or by name -> number of rows.
-
-    size None: the sizes are not known.
-
-    UserError names the first row that is wrong.
-    """
-    expected, seen = set(names), set()
-    for line, name, alpha in read_alphas(path):
-        if name in seen:
-            raise UserError(f"{path} line {line}: {name} is there twice")
-        if name not in expected:
-            raise UserError(f"{path} line {line}: {name} is not a test image; names carry no extension")
-        shape = size[name] if isinstance(size, Mapping) else size or alpha.shape
-        if alpha.shape != tuple(shape):
-            raise UserError(f"{path} line {line} ({name}): is {alpha.shape[1]}×{alpha.shape[0]} instead of "
-                            f"{shape[1]}×{shape[0]}")
-        seen.add(name)
-    missing = sorted(expected - seen, key=natural_key)
-    if missing:
-        raise UserError(f"{path}: {len(missing)} of {len(expected)} test images are missing ({', '.join(missing[:3])}"
-                        f"{', …' if len(missing) > 3 else ''}); run `make infer` again")
-    return len(seen)
-
-
-def score(path: str | Path, solution_path: str | Path) -> float:
-    """MSE on [0,1], the mean over the solution's images. Rows may stand in any order."""
-    errors = [np.mean((pred.astype(np.float32) - true) ** 2, dtype=np.float64)
-              for _, pred, true in matched_alphas(path, solution_path)]
-    return float(np.mean(errors)) / 255**2
-
-
-def baselines(solution_path: str | Path) -> dict[str, float]:
-    """MSE on [0,1] of the two predictions that need no model: `zero` everywhere and the best `constant`."""
-    moments = np.array([(np.mean(true, dtype=np.float64), np.mean(np.square(true, dtype=np.float64)))
-                        for _, _, true in read_alphas(solution_path, read_hosted)])
-    mean, square = moments.mean(0) / (255, 255**2)
-    return {"zero": float(square), "constant": float(square - mean**2)}
-
-
-def matched_alphas(path: str | Path, solution_path: str | Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(filename, pred, true) uint8 (H,W) of each image; holds only the rows that still lack their partner."""
-    files = (path, solution_path)
-    waiting = ({}, {})
-    for rows in itertools.zip_longest(read_rows(path), _solution_rows(solution_path, path)):
-        for side, row in enumerate(rows):
-            if row is None:
-                continue
-            line, name, text = row
-            if name in waiting[side]:
-                raise UserError(f"{files[side]} line {line}: {name} is there twice")
-            waiting[side][name] = text
-            if name in waiting[1 - side]:
-                pred, true = (_decode(waiting[i].pop(name), f"{files[i]} ({name})") for i in (0, 1))
-                if pred.shape != true.shape:
-                    raise UserError(f"{path} ({name}): is {pred.shape[1]}×{pred.shape[0]}, "
-                                    f"but in {solution_path} {true.shape[1]}×{true.shape[0]}")
-                yield name, pred, true
-    for side in (0, 1):
-        if waiting[side]:
-            raise UserError(f"{files[1 - side]}: has no row {next(iter(waiting[side]))}, which {files[side]} has")
-
-
-def _solution_rows(solution_path: str | Path, path: str | Path) -> Iterator[tuple[int, str, str]]:
-    """The solution's rows, their names spelt as the submission's."""
-    listed = [name for _, name, _ in read_hosted(solution_path)]
-    own = {name for _, name, _ in read_rows(path)} if any(Path(name).suffix for name in listed) else listed
-    for (line, _, text), name in zip(read_hosted(solution_path), as_stems(listed, own), strict=True):
-        yield line, name, text
-
-
-def _decode(text: str, where: str) -> np.ndarray:
+def decode_row(text: str, where: str) -> np.ndarray:
+    """decode_alpha() of a row; `where` names it in the UserError."""
     if not text:
         raise UserError(f"{where}: has no image_utf")
     try:

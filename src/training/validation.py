@@ -17,9 +17,10 @@ from core.distributed import ALONE, World
 from core.errors import UserError
 from core.files import stamp, written_whole
 from core.seeds import Purpose, generator
-from dataset import Pair, ValidationSet, read_pair
+from dataset import ValidationSet
+from imaging.images import to_levels
+from imaging.pairs import Pair, read_pair
 from inference.predictor import Predictor
-from submission.submission_csv import to_levels
 from training import metrics
 from training.batches import loaded
 

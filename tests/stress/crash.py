@@ -34,9 +34,9 @@ import kernel
 import train
 from conftest import ROOT, tiny, write_pairs
 from core import checkpoint, cli
-from dataset import _read_rows, read_pair
 from fakes.loopback_hub import HubServer
 from imaging.images import read_rgb
+from imaging.pairs import _read_rows, read_pair
 from sources import magick  # noqa: F401 (loaded here, not in each fork)
 from sources import synthetic as synthetic_set  # noqa: F401
 from submission.submission_csv import read_alphas

@@ -22,10 +22,10 @@ from core import cli
 from core.config import Config, load_config, with_predict_size
 from core.errors import OperationError, UserError
 from core.files import written_whole
-from imaging.pairs_csv import write_image, write_pairs_csv
+from imaging.images import to_levels, write_image
+from imaging.pairs import write_pairs_csv
 from infer import infer
 from scenes.scene import draw_pair
-from submission.submission_csv import to_levels
 from train import train
 
 PAIRS, SIDE = 6, 64
@@ -42,7 +42,7 @@ def prepare(folder: Path, path: str, overrides: list[str]) -> Config:
     for i in range(PAIRS):
         rgb, alpha, _ = draw_pair(0, i, SIDE)
         rows.append((folder / f"images/{i}.png", folder / f"alphas/{i}.png"))
-        for path, image in zip(rows[-1], (rgb[..., ::-1], to_levels(alpha)), strict=True):
+        for path, image in zip(rows[-1], (rgb, to_levels(alpha)), strict=True):
             if not path.exists():
                 write_image(path, image)
     write_pairs_csv(folder / "pairs.csv", rows, folder)

@@ -21,12 +21,12 @@ import torch  # not instrumented: it is too large
 import torch._weights_only_unpickler as unpickler
 
 unpickler.Unpickler.load = atheris.instrument_func(unpickler.Unpickler.load)
-with atheris.instrument_imports(include=["core", "imaging", "submission", "dataset",
+with atheris.instrument_imports(include=["core", "imaging", "submission",
                                          "csv", "yaml", "zipfile"]):
-    import dataset
     from core import checkpoint, config
     from core.errors import UserError
-    from submission import submission_csv as submission
+    from imaging.pairs import read_pairs
+    from submission.check import validate
 
 from u2net import U2Net  # noqa: E402 (after its instrumented siblings)
 
@@ -41,12 +41,12 @@ def fuzz_submission(data: bytes) -> None:
         import base64
         data = b"filename,image_utf\n1," + base64.b64encode(data[1:]) + b"\n"
     FILE.write_bytes(data)
-    submission.validate(FILE, ["1", "2"], (4, 4))
+    validate(FILE, ["1", "2"], (4, 4))
 
 
 def fuzz_pairs(data: bytes) -> None:
     FILE.write_bytes(data)
-    dataset.read_pairs(FILE, 20, "fail")
+    read_pairs(FILE, 20, "fail")
 
 
 VALUES, READ = config._read(config.DEFAULTS), config._read

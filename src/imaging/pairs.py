@@ -1,0 +1,215 @@
+"""Pairs CSV: read and checked, split by name, written.
+
+    pairs = read_pairs("data/splits/train.csv")          # each pair decoded once, or remembered as good
+    write_splits(root, [split_by_name([(image_path, alpha_path), …], val_share=0.2)])
+"""
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from unicodedata import normalize
+
+import numpy as np
+import PIL
+from tqdm import tqdm
+
+from core.config import Config
+from core.distributed import ALONE, World
+from core.errors import UserError
+from core.files import written_whole
+from imaging.checked_pairs import Remembered, key
+from imaging.images import dangling, is_coloured, is_turned, read_alpha, read_rgb, resize_longer_side
+from imaging.plausible import doubts, look
+from imaging.tables import read_table
+
+# "train" and "val" -> (image, alpha) paths, and the family where there is one
+Split = dict[str, list[tuple[Path, Path] | tuple[Path, Path, str]]]
+RULES = f"1, Pillow {PIL.__version__}"  # what pairs are judged by; a new number when that changes: all are checked anew
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One row of a pairs CSV: its two files and where it stands, for messages."""
+    image_path: Path
+    alpha_path: Path
+    row: str
+    family: str = ""  # of the CSV's optional column `family`: what results are grouped by
+
+
+def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "fail",
+               world: World = ALONE, memory: Path | None = None) -> list[Pair]:
+    """The pairs of a CSV, each one decoded once, by one of the processes, to know that it is usable.
+
+    memory: file of what was found by earlier calls, so that only new and changed pairs are decoded again.
+    UserError names the row and the path of the first bad pair; with on_error="skip" bad pairs are dropped and said.
+    """
+    pairs = _read_rows(Path(csv_path))[:limit]
+    faults, findings = check_pairs(pairs, str(csv_path), world, memory)
+    if faults and on_error == "fail":
+        raise UserError(f"{next(iter(faults.values()))} ({len(faults)} of {len(pairs)} pairs are bad; "
+                        "data.on_error=skip leaves them out)")
+    if faults:
+        print(f"{csv_path}: left out {len(faults)} of {len(pairs)} pairs (data.on_error=skip):", *faults.values(),
+              sep="\n  ")
+    if len(faults) == len(pairs):
+        raise UserError(f"{csv_path}: no usable pair is left of {len(pairs)}; the first: {faults[0]}")
+    good = [pair for index, pair in enumerate(pairs) if index not in faults]
+    for line in [*doubts(str(csv_path), [pair.alpha_path.name for pair in good], findings), *repeated(csv_path, good)]:
+        print(f"note    {line}")
+    return good
+
+
+def check_pairs(pairs: Sequence[Pair], where: str, world: World = ALONE,
+                memory: Path | None = None) -> tuple[dict[int, str], list[list]]:
+    """({index of a bad pair: what is wrong with it}, plausible.look()'s findings of the good ones, in order)."""
+    known, mine = Remembered(memory, RULES), world.deal(range(len(pairs)))
+    with ThreadPoolExecutor() as pool:  # decoding releases the GIL
+        keys = dict(zip(mine, pool.map(lambda i: key(pairs[i].image_path, pairs[i].alpha_path), mine), strict=True))
+        found = {i: known.findings[keys[i]] for i in mine if keys[i] in known.findings}
+        new = [i for i in mine if i not in found]
+        checked = pool.map(lambda i: check(pairs[i]), new)
+        found |= zip(new, tqdm(checked, f"checking {where}", len(new), disable=None, leave=False), strict=True)
+    decoded, keys, found = sum(world.gather(len(new))), world.merge(keys), world.merge(found)
+    good = {i: finding for i, finding in found.items() if isinstance(finding, list)}
+    if memory:
+        print(f"data    {where}: {len(pairs)} pairs checked ({len(pairs) - decoded} remembered from {memory})")
+        if world.main:
+            known.add({keys[i]: finding for i, finding in good.items() if keys[i]})
+    return {i: fault for i, fault in found.items() if i not in good}, list(good.values())
+
+
+def check(pair: Pair) -> str | list:
+    """What is wrong with a pair; plausible.look()'s finding if nothing is."""
+    try:
+        return look(*read_pair(pair))
+    except UserError as error:
+        return str(error)
+
+
+def memory_file(cfg: Config) -> Path:
+    """Where the findings of the checks are remembered."""
+    return cfg.data.root / "cache/checked.json"
+
+
+def repeated(where: str | Path, pairs: Sequence[Pair]) -> list[str]:
+    """A line when rows repeat others."""
+    times = Counter(pair.image_path.resolve() for pair in pairs)
+    twice = [path for path, count in times.items() if count > 1]
+    if not twice:
+        return []
+    return [f"{where}: lists {len(twice)} photographs more than once, {twice[0].name} {times[twice[0]]} times"]
+
+
+def shared(train: Sequence[Pair], val: Sequence[Pair]) -> list[str]:
+    """A line when pairs of both sets have files in common."""
+    known = {path.resolve() for pair in train for path in (pair.image_path, pair.alpha_path)}
+    both = [pair for pair in val if not known.isdisjoint((pair.image_path.resolve(), pair.alpha_path.resolve()))]
+    if not both:
+        return []
+    return [f"{len(both)} of {len(val)} validation pairs have a file that is trained on as well, "
+            f"{both[0].image_path.name} for example: the validation looks better than it is"]
+
+
+def _read_rows(csv_path: Path) -> list[Pair]:
+    try:
+        rows = read_table(csv_path, ("image_path", "alpha_path"))
+    except FileNotFoundError:
+        raise UserError(f"{csv_path}: {dangling(csv_path) or 'no such pairs CSV'}; `make data SOURCE=synthetic` makes "
+                        "one, or set data.train_csv / data.val_csv") from None
+    if not rows:
+        raise UserError(f"{csv_path}: has no rows; each is one image_path,alpha_path")
+    for line, row in rows:
+        if not row.get("image_path", "").strip() or not row.get("alpha_path", "").strip():
+            raise UserError(f"{csv_path} line {line}: image_path or alpha_path is empty")
+    return [Pair(find_file(csv_path.parent, row["image_path"]), find_file(csv_path.parent, row["alpha_path"]),
+                 f"{csv_path} line {line}", row.get("family", "").strip()) for line, row in rows]
+
+
+def find_file(folder: Path, text: str) -> Path:
+    """The file that a cell of a pairs CSV names: as typed if there is one, else as other systems write it.
+
+    Blanks around it, ~, Windows' backslashes, and accents as one letter or as two (macOS).
+    """
+    plain = text.strip()
+    home = os.path.expanduser(plain)
+    forward = home.replace("\\", "/")
+    for form in (text, plain, home, forward, normalize("NFC", forward), normalize("NFD", forward)):
+        if os.path.lexists(folder / form):  # an absolute path replaces the folder: that is what pathlib's / does
+            return folder / form
+    return folder / home
+
+
+def read_pair(pair: Pair, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(rgb, alpha) of equal height and width, longer side `size` when given. UserError names row and path."""
+    try:
+        rgb, alpha = read_rgb(pair.image_path), read_alpha(pair.alpha_path)
+    except UserError as error:
+        hint = "; or are image and alpha exchanged?" if _is_exchanged(pair) else ""
+        raise UserError(f"{pair.row}: {error}{hint}") from None
+    if rgb.shape[:2] != alpha.shape:
+        (height, width), (alpha_height, alpha_width) = rgb.shape[:2], alpha.shape
+        raise UserError(f"{pair.row}: {pair.image_path} is {width}×{height}, "
+                        f"but {pair.alpha_path} is {alpha_width}×{alpha_height}{_turned(pair, rgb, alpha)}")
+    return resize_longer_side(rgb, size), resize_longer_side(alpha, size)
+
+
+def _is_exchanged(pair: Pair) -> bool:
+    """Whether the alpha can only be a photograph, and the photograph could be an alpha."""
+    try:
+        read_alpha(pair.image_path)
+        return is_coloured(read_rgb(pair.alpha_path))
+    except UserError:
+        return False
+
+
+def _turned(pair: Pair, rgb: np.ndarray, alpha: np.ndarray) -> str:
+    """What to do where one of the two is turned by its EXIF orientation and the other is not."""
+    if rgb.shape[1::-1] != alpha.shape:
+        return ""
+    turned = [path for path in (pair.image_path, pair.alpha_path) if is_turned(path)]
+    if len(turned) != 1:
+        return ": one of them is turned by 90°"
+    return (f": {turned[0].name} is turned by its EXIF orientation, the other file is not; turn the other one as well, "
+            "or remove the orientation if the pixels are upright without it")
+
+
+def hash_share(text: str) -> float:
+    """A number in [0,1) that depends on the text alone: the same on every machine and in every run."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
+
+
+def split_by_name(pairs: Sequence[tuple[Path, Path]], val_share: float) -> Split:
+    """Each pair's side by the name of its image, so that none changes sides when others come or go."""
+    split = {"train": [], "val": []}
+    for image, alpha in pairs:
+        split["val" if hash_share(image.stem) < val_share else "train"].append((image, alpha))
+    # A handful of pairs may all fall on one side; training needs both.
+    for empty, full in (("val", "train"), ("train", "val")):
+        if not split[empty] and len(split[full]) > 1:
+            split[empty].append(split[full].pop())
+    return split
+
+
+def write_splits(root: Path, splits: Sequence[Split]) -> None:
+    """The union of the splits as root/splits/train.csv and val.csv."""
+    for side in ("train", "val"):
+        rows = [row for split in splits for row in split[side]]
+        if not rows:
+            raise UserError(f"{root}/splits/{side}.csv: no pair is left for it; the sources need two pairs at least")
+        write_pairs_csv(root / f"splits/{side}.csv", rows, root)
+
+
+def write_pairs_csv(path: Path, rows: Sequence[tuple], root: Path) -> None:
+    """A pairs CSV; what lies in `root` is written relative to the CSV's folder, so that `root` can be moved."""
+    def text(file: Path) -> str:
+        file = file.absolute()
+        return os.path.relpath(file, path.parent.absolute()) if file.is_relative_to(root.absolute()) else str(file)
+
+    with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["image_path", "alpha_path", "family"])
+        writer.writerows((text(image), text(alpha), *(family or [""])) for image, alpha, *family in rows)
