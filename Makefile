@@ -20,25 +20,10 @@ DOCKER ?= docker
 IMAGE  ?= dense-matting
 
 PY   := $(VENV)/bin/python
-# src/NAME.py in as many processes as asked for; one needs no launcher
-each  = $(PY) $(if $(filter-out 1-1-0,$(GPUS)-$(NNODES)-$(RESTARTS)),scripts/launch.py $(1) --gpus $(GPUS) \
-        --restarts $(RESTARTS) $(if $(filter-out 1,$(NNODES)),--nnodes $(NNODES) --node-rank $(NODE_RANK) \
-        --master-addr "$(MASTER_ADDR)" --master-port $(MASTER_PORT)),src/$(1).py)
-# The demo fine-tunes the embedded weights on scenes that are new to them, at their 192 px, the lengths of the dense
-# alpha scaled with it; its mattes are returned at the test images' 1024 px.
-DEMO := seed=7 data.source=synthetic data.root=data/demo data.synthetic.train=400 data.synthetic.val=24 \
-        data.synthetic.test=8 data.synthetic.size=192 train.out_dir=outputs/demo $(ARGS)
-DEMO_TRAIN := $(DEMO) data.size=192 augment.crop=128 augment.scale=[0.5,1] augment.xray_p=1 \
-        augment.xray.low_sigma=1.9 augment.xray.background_sigma=12 model.weights=embedded train.batch_size=8 \
-        train.epochs=2 train.resume=never
-
-# The embedded weights: procedural pairs small enough for a CPU; on a GPU e.g. ARGS="data.synthetic.train=50000 …".
-PRETRAIN := data.source=synthetic data.root=data/pretrain data.synthetic.train=6000 data.synthetic.val=120 \
-        data.synthetic.test=24 data.synthetic.size=192 train.out_dir=outputs/pretrain $(ARGS)
-PRETRAIN_TRAIN := $(PRETRAIN) data.size=192 augment.crop=128 augment.final_crop=160 augment.scale=[0.5,1] \
-        augment.xray_p=1 augment.xray.low_sigma=1.9 augment.xray.background_sigma=12 augment.background_p=0.3 \
-        augment.color_range=[0.6,1.4] model.weights=null train.lr=2.0e-3 train.batch_size=8 train.epochs=4 \
-        train.final_epochs=1 train.final_loss=mse train.ema=0.998 train.grad_clip=1
+PROCESSES = --gpus $(GPUS) --restarts $(RESTARTS) --nnodes $(NNODES) --node-rank $(NODE_RANK) \
+            --master-addr "$(MASTER_ADDR)" --master-port $(MASTER_PORT)
+# At 192 px the blurs of the dense alpha are as much shorter. Training only: test images are drawn at 1024 px.
+SMALL_BLURS := augment.xray.low_sigma=1.9 augment.xray.background_sigma=12
 PHOTOGRAPHS ?=
 
 .DEFAULT_GOAL := help
@@ -68,19 +53,19 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	@touch $@
 
 demo: setup  ## data, training, inference, score and picture in one go, with no network
-	$(PY) scripts/get_data.py $(DEMO)
-	$(PY) src/train.py $(DEMO_TRAIN)
-	$(PY) src/infer.py $(DEMO)
-	$(PY) src/submit.py validate $(DEMO)
-	$(PY) src/submit.py score $(DEMO)
-	$(PY) scripts/report.py $(DEMO)
+	$(PY) scripts/get_data.py --config configs/demo.yaml $(ARGS)
+	$(PY) src/train.py --config configs/demo.yaml $(SMALL_BLURS) $(ARGS)
+	$(PY) src/infer.py --config configs/demo.yaml $(ARGS)
+	$(PY) src/submit.py validate --config configs/demo.yaml $(ARGS)
+	$(PY) src/submit.py score --config configs/demo.yaml $(ARGS)
+	$(PY) scripts/report.py --config configs/demo.yaml $(ARGS)
 
 pretrain: data/pretrain/splits/train.csv  ## the embedded weights anew (PHOTOGRAPHS=pairs.csv: scored on them too)
-	$(PY) src/train.py $(PRETRAIN_TRAIN)
-	$(PY) scripts/embed.py $(PRETRAIN) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS))
+	$(PY) src/train.py --config configs/pretrain.yaml $(SMALL_BLURS) $(ARGS)
+	$(PY) scripts/embed.py --config configs/pretrain.yaml --photographs "$(PHOTOGRAPHS)" $(ARGS)
 
 data/pretrain/splits/train.csv: | setup
-	$(PY) scripts/get_data.py $(PRETRAIN)
+	$(PY) scripts/get_data.py --config configs/pretrain.yaml $(ARGS)
 
 data: setup  ## pairs and test images into data/; SOURCE=competition,magick (default) | csv | synthetic (no network)
 	$(PY) scripts/get_data.py data.source="$(SOURCE)" $(ARGS)
@@ -88,11 +73,11 @@ data: setup  ## pairs and test images into data/; SOURCE=competition,magick (def
 weights: setup  ## the official U²-Net weights, verified, into weights/
 	$(PY) scripts/get_weights.py $(ARGS)
 
-train: setup  ## trains into outputs/<run>/, goes on where it was interrupted; GPUS=n: see docs/scaling.md
-	$(call each,train) $(ARGS)
+train: setup  ## trains into outputs/<run>/, resumes where it was interrupted; GPUS=n: see docs/scaling.md
+	$(PY) scripts/launch.py train $(PROCESSES) $(ARGS)
 
 infer: setup  ## best checkpoint -> validated submission.csv (and PNG mattes, cut-outs)
-	$(call each,infer) $(ARGS)
+	$(PY) scripts/launch.py infer $(PROCESSES) $(ARGS)
 	$(PY) src/submit.py validate $(ARGS)
 
 score: setup  ## MSE of submission.csv where the true alphas are known

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from core import checkpoint, cli
-from core.config import EMBEDDED, Config, load_config, load_run
+from core.config import DEFAULTS, EMBEDDED, Config, load_config, load_run
 from core.device import hardware
 from core.errors import UserError
 from core.files import may_write, no_input, written_whole
@@ -52,7 +52,7 @@ def embed(args) -> None:
     may_write(args.out)
     may_write(Path(args.out).with_suffix(".md"))
     size = save_half(run.infer.weights, args.out)
-    cfg = load_config(args.config, [*args.overrides, f"infer.weights={args.out}"])
+    cfg = load_config(DEFAULTS, [f"data.root={run.data.root}", *args.overrides, f"infer.weights={args.out}"])
     predict = load_predictor(cfg)
     scores = [score_test_set(predict, cfg)]
     if args.photographs:

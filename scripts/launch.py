@@ -23,6 +23,9 @@ SRC = Path(__file__).resolve().parent.parent / "src"
 
 
 def launch(args) -> None:
+    command = [str(SRC / f"{args.action}.py"), "--config", args.config, *args.overrides]
+    if (args.gpus, args.nnodes, args.restarts) == (1, 1, 0):  # one process needs no launcher
+        os.execv(sys.executable, [sys.executable, *command])
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup: torchrun would no longer ignore it
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # before torch is imported and starts threads
     check(args)
@@ -42,7 +45,6 @@ def launch(args) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_to(args.master_addr, args.master_port))
         where = ["--nnodes", str(args.nnodes), "--node-rank", str(args.node_rank),
                  "--master-addr", args.master_addr, "--master-port", str(args.master_port)]
-    command = [str(SRC / f"{args.action}.py"), "--config", args.config, *args.overrides]
     logging.disable()  # torchrun's own account of a failure is a page, ours is a line
     try:
         torchrun([*where, "--nproc-per-node", str(args.gpus), "--max-restarts", str(args.restarts), *command])

@@ -239,11 +239,16 @@ def test_impossible_numbers_of_processes_are_refused(arguments, words, monkeypat
 
 
 @pytest.mark.parametrize("variables, command", [
-    ([], "src/train.py "), (["GPUS=2"], "scripts/launch.py train --gpus 2 "), (["RESTARTS=3"], "--restarts 3 "),
+    ([], "scripts/launch.py train --gpus 1 "), (["GPUS=2"], "scripts/launch.py train --gpus 2 "), (["RESTARTS=3"], "--restarts 3 "),
     (["NNODES=2", "NODE_RANK=1", "MASTER_ADDR=10.0.0.1"], '--nnodes 2 --node-rank 1 --master-addr "10.0.0.1" ')])
 def test_make_starts_as_many_processes_as_asked_for(variables, command):
     said = subprocess.run(["make", "-n", "train", *variables], cwd=ROOT, capture_output=True, text=True, check=True)
     assert command in said.stdout.splitlines()[-1]
+
+
+def test_one_process_needs_no_launcher(pairs_csv, tmp_path):
+    result = script("scripts/launch.py", "train", *tiny(pairs_csv, tmp_path, "train.epochs=1"))
+    assert result.returncode == 0 and "done" in result.stdout and "world" not in result.stdout
 
 
 def children(pid: int) -> list[int]:
