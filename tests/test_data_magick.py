@@ -17,7 +17,8 @@ from core.config import load_config
 from core.errors import OperationError, UserError
 from fakes.loopback import Loopback, isolate
 from fakes.loopback_hub import HubServer
-from imaging.images import read_alpha, read_rgb
+from imaging.alphas import read_alpha
+from imaging.images import read_rgb
 from sources import hub, magick
 
 

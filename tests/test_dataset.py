@@ -35,7 +35,7 @@ def test_paths_are_relative_to_the_csv_and_may_be_absolute(folder):
     (("rgb_0.png", "wide.png"), ["line 3", "rgb_0.png is 32×32", "wide.png is 16×8"]),
     (("", "alpha_0.png"), ["line 3", "empty"]),
     (("rgb_0.png", "ones.png"), ["line 3", "ones.png", "largest value is 1 of 255"]),
-    (("alpha_1.png", "rgb_1.png"), ["line 3", "rgb_1.png: is coloured", "are image and alpha exchanged?"]),
+    (("alpha_1.png", "rgb_1.png"), ["line 3", "rgb_1.png: has colours", "are image and alpha exchanged?"]),
     (("turned.jpg", "upright.png"), ["turned.jpg is 8×16, but", "upright.png is 16×8: turned.jpg is turned by its"]),
     (("linked.png", "alpha_0.png"), ["line 3", "linked.png: points to nowhere.png, which does not exist"]),
 ])
@@ -228,7 +228,7 @@ def test_a_broken_background_is_named_at_the_start_or_left_out(tmp_path, capsys)
                 make()
         else:
             assert [path.name for path in make().backgrounds] == ["0.png", "2.png"]
-    assert "left out 1 of 3 pictures" in capsys.readouterr().out
+    assert "skipped 1 of 3 pictures" in capsys.readouterr().out
 
 
 def test_a_background_that_breaks_later_is_replaced_by_the_next_one(tmp_path, capsys):

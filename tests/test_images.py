@@ -1,3 +1,4 @@
+import errno
 import struct
 import zlib
 
@@ -8,7 +9,8 @@ from PIL import Image, PngImagePlugin
 
 from core.errors import UserError
 from fakes.corpus import chunk
-from imaging.images import list_images, natural_key, read_alpha, read_rgb, read_shape, resize_longer_side
+from imaging.alphas import read_alpha
+from imaging.images import list_images, natural_key, read_rgb, read_shape, resize_longer_side
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 RGB = np.stack([GREY, GREY[::-1], GREY.T], 2)
@@ -75,7 +77,7 @@ COLOURS["one_class_is_grey.png"] = CLASSES
 
 @pytest.mark.parametrize("name", COLOURS)
 def test_a_coloured_alpha_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match=f"{name}: is (coloured, but|a map of classes)"):
+    with pytest.raises(UserError, match=f"{name}: (has colours, but|is a class map)"):
         read_alpha(saved(tmp_path, name, COLOURS[name]))
 
 
@@ -90,12 +92,12 @@ def test_grey_in_three_channels_may_carry_a_jpegs_noise_or_a_grey_palette(tmp_pa
 
 
 @pytest.mark.parametrize("values, words", [
-    (GREY // 252, "largest value is 1 of 255: .*mask of 0 and 1.*multiply all its values by 255"),
+    (GREY // 252, "largest value is 1 of 255: a mask of 0 and 1; .*multiply all values by 255"),
     (np.dstack([GREY // 252] * 3), "largest value is 1 of 255"),
     ((GREY > 9).astype(np.uint16), "largest value is 1 of 65535: .*by 65535"),
-    (GREY.astype(np.uint16) + 3, "largest value is 255 of 65535: .*by 257"),
-    (GREY.astype(np.uint16) * 4 + 15, "largest value is 1023 of 65535: .*by 64.0616"),
-    (GREY / np.float32(255 * 255), "largest value is 0.0039 of 1: .*by 2"),
+    (GREY.astype(np.uint16) + 3, "largest value is 255 of 65535; .*by 257"),
+    (GREY.astype(np.uint16) * 4 + 15, "largest value is 1023 of 65535; .*by 64.0616"),
+    (GREY / np.float32(255 * 255), "largest value is 0.0039 of 1; .*by 2"),
 ])
 def test_an_alpha_in_other_units_is_refused(tmp_path, values, words):
     with pytest.raises(UserError, match=words):
@@ -247,12 +249,12 @@ def test_folders_are_listed_in_natural_order_and_others_counted(tmp_path):
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no image in it \("):
+    with pytest.raises(UserError, match=r"has no images \("):
         list_images(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         list_images(tmp_path / "nowhere")
     (tmp_path / "day1").mkdir()
-    with pytest.raises(UserError, match=r"only folders \(day1\); name one of them"):
+    with pytest.raises(UserError, match=r"only folders \(day1\); choose one of them"):
         list_images(tmp_path)
     (tmp_path / "a.HEIC").write_bytes(b"")
     with pytest.raises(UserError, match=r"1 pictures whose format cannot be read \(a.HEIC\); convert"):
@@ -265,10 +267,24 @@ def test_links_that_lead_nowhere_and_pictures_of_other_formats_are_not_dropped_s
     saved(tmp_path, "a.png", Image.fromarray(GREY))
     (tmp_path / "b.heic").write_bytes(b"")
     assert list_images(tmp_path) == ([tmp_path / "a.png"], 1)
-    assert "1 pictures are left out, b.heic for example" in capsys.readouterr().out
+    assert "skipping 1 pictures whose format cannot be read, such as b.heic; convert" in capsys.readouterr().out
     (tmp_path / "c.png").symlink_to("../blobs/0123")
-    with pytest.raises(UserError, match=r"c.png: points to ../blobs/0123, which does not exist.*\(1 such links"):
+    with pytest.raises(UserError, match=r"c.png: points to ../blobs/0123, which does not exist.*\(1 broken links"):
         list_images(tmp_path)
     (tmp_path / "folder").symlink_to("gone")
     with pytest.raises(UserError, match="folder: points to gone, which does not exist"):
         list_images(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENFILE, "file table"),
+                                   OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()])
+def test_a_machine_without_files_or_memory_to_spare_is_not_called_a_bad_image(tmp_path, monkeypatch, error):
+    path = saved(tmp_path, "a.png", Image.fromarray(RGB))
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(type(error)) as raised:
+        read_rgb(path)
+    assert raised.value is error

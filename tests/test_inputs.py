@@ -13,7 +13,8 @@ import get_data
 from conftest import call, tiny, write_csv
 from core.errors import UserError
 from fakes import corpus
-from imaging.images import list_images, read_alpha, read_rgb, read_shape
+from imaging.alphas import read_alpha
+from imaging.images import list_images, read_rgb, read_shape
 from imaging.pairs import read_pairs
 from infer import main as infer_main
 from submission.submission_csv import read_rows
@@ -40,7 +41,7 @@ def outcome(read, path):
 def is_alpha_or_refused(alpha, shape, refused: bool) -> bool:
     """refused: as a photograph. What is fine as such may still be no alpha."""
     if isinstance(alpha, str):
-        return refused or any(reason in alpha for reason in ("is coloured", "map of classes", "largest value"))
+        return refused or any(reason in alpha for reason in ("has colours", "class map", "largest value"))
     return not refused and alpha.shape == shape and alpha.dtype == np.float32 and 0 <= alpha.min() <= alpha.max() <= 1
 
 
@@ -74,7 +75,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
                         ("a\0b", "null byte")):
         assert words in outcome(read_rgb, tmp_path / f"{name}.png")
     assert "not a file" in outcome(read_rgb, "/dev/zero")
-    with pytest.raises(UserError, match=r"points to .* \(2 such links in"):
+    with pytest.raises(UserError, match=r"points to .* \(2 broken links in"):
         list_images(tmp_path)
 
 

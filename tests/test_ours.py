@@ -18,7 +18,8 @@ from core.config import EMBEDDED, load_config
 from core.errors import UserError
 from core.files import alone_in, list_path, may_write, move, remove, written_folder, written_whole
 from core.ownership import is_ours
-from imaging.images import read_alpha, write_image
+from imaging.alphas import read_alpha
+from imaging.images import write_image
 from imaging.pictures import save_picture
 from infer import main as infer_main
 from sources import archive, competition

@@ -21,7 +21,8 @@ from core.errors import OperationError, UserError
 from core.files import discard, remove_folder, written_whole
 from core.schema import Magick
 from core.seeds import Purpose, generator
-from imaging.images import read_alpha, readable_images, write_image
+from imaging.alphas import read_alpha
+from imaging.images import readable_images, write_image
 from imaging.pairs import Split, hash_share, split_by_name
 from scenes.backgrounds import catalog_background, crop_of
 from sources.hub import Hub, NotThere

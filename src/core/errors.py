@@ -1,14 +1,15 @@
-"""How a command can fail: each kind of error has its exit code, and a message of one line.
+"""How a command can fail: each kind of error has an exit code and a one-line message.
 
     raise UserError(f"{path}: no such folder of images")
 """
+import errno
 import re
 
 from core.redact import without_secrets
 
 
 class UserError(Exception):
-    """The input is wrong; the message is one line with the file, key or row and the remedy. Exit code 2."""
+    """The input is wrong; the message names the file, key or row and the remedy. Exit code 2."""
     exit_code = 2
 
 
@@ -18,7 +19,7 @@ class OperationError(Exception):
 
 
 class Stopped(Exception):
-    """Stopped by a signal after saving what there was to save; carries the exit code (128 + signal)."""
+    """Stopped by a signal, after saving; the exit code is 128 + signal."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -26,7 +27,13 @@ class Stopped(Exception):
 
 
 def brief(error: object) -> str:
-    """An error's text on one short line; of nested network errors the innermost, `[Errno 111] Connection refused`."""
-    text = " ".join(without_secrets(str(error)).split())  # before it is cut: half a secret would not be recognised
+    """An error's text on one short line; for nested network errors the innermost: `[Errno 111] Connection refused`."""
+    text = " ".join(without_secrets(str(error)).split())  # before cutting: half a secret would not be recognised
     network = re.findall(r"\[Errno -?\d+\] [\w ]+", text)
     return network[-1] if network else text[:200]
+
+
+def out_of_resources(error: Exception) -> bool:
+    """Whether the machine lacks memory or file descriptors, which says nothing about the file being read."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM))

@@ -21,8 +21,9 @@ from core.config import Config
 from core.distributed import ALONE, World
 from core.errors import UserError
 from core.files import written_whole
+from imaging.alphas import is_coloured, read_alpha
 from imaging.checked_pairs import Remembered, key
-from imaging.images import dangling, is_coloured, is_turned, read_alpha, read_rgb, resize_longer_side
+from imaging.images import dangling, is_turned, read_rgb, resize_longer_side
 from imaging.plausible import doubts, look
 from imaging.tables import read_table
 
