@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from core import cli
 from core.config import Config, load_config
 from core.errors import OperationError, UserError
-from core.files import may_write, written_whole
-from core.outputs import check_folder
+from core.files import written_whole
+from core.outputs import check_folder, may_write
 from core.redact import without_secrets
 from core.seeds import Purpose, generator
 from imaging.pairs import read_pairs

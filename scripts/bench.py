@@ -32,8 +32,8 @@ from core import cli
 from core.config import load_config
 from core.device import processor
 from core.errors import UserError
-from core.files import may_write, written_whole
-from core.outputs import check_file
+from core.files import written_whole
+from core.outputs import check_file, may_write
 
 HEADER = "| work | reference | ours | ratio | asked | agreement |\n|---|---|---|---|---|---|\n"
 

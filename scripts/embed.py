@@ -20,7 +20,8 @@ from core import checkpoint, cli
 from core.config import DEFAULTS, EMBEDDED, Config, load_config, load_run
 from core.device import hardware
 from core.errors import UserError
-from core.files import may_write, no_input, written_whole
+from core.files import written_whole
+from core.outputs import may_write, no_input
 from dataset import ValidationSet
 from imaging.images import list_images, read_rgb
 from imaging.pairs import read_pairs

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from core import cli
 from core.config import Config, load_config
 from core.errors import OperationError, UserError
-from core.files import alone_in, may_write, room_for
-from core.outputs import check_file, check_folder
+from core.files import alone_in, room_for
+from core.outputs import check_file, check_folder, may_write
 from imaging.pairs import Split, write_splits
 
 # Loaded when asked for: each has libraries of its own. fetch(cfg) -> pairs by side; csv is also the standard library's.

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from core import checkpoint, cli
 from core.config import Config, select_metric
 from core.device import hardware, pick_device
-from core.files import may_write, remove, written_whole
-from core.outputs import check_folder
+from core.files import remove, written_whole
+from core.outputs import check_folder, may_write
 from dataset import ValidationSet
 from imaging.pairs import read_pair, read_pairs
 from infer import run_with_weights

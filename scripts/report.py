@@ -30,8 +30,8 @@ from core.config import (
     with_predict_size,
 )
 from core.errors import UserError
-from core.files import may_write, written_whole
-from core.outputs import check_folder
+from core.files import written_whole
+from core.outputs import check_folder, may_write
 from dataset import ValidationSet
 from imaging.images import list_images, read_rgb, resize_longer_side
 from imaging.pairs import read_pairs

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from core import checkpoint, cli
 from core.config import Config, select_metric
-from core.files import may_write, written_whole
-from core.outputs import check_folder
+from core.files import written_whole
+from core.outputs import check_folder, may_write
 from core.seeds import Purpose, generator
 from dataset import ValidationSet
 from imaging.pairs import read_pairs

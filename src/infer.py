@@ -21,8 +21,7 @@ from core.config import EMBEDDED, Config, load_config, load_run, nothing_trained
 from core.device import usable_cores
 from core.distributed import ALONE, World
 from core.errors import OperationError, UserError
-from core.files import may_write, no_input, same_place
-from core.outputs import check_file, check_folder
+from core.outputs import check_file, check_folder, may_write, no_input, same_place
 from imaging.foreground import estimate_foreground
 from imaging.images import is_text, list_images, read_rgb, read_shape, to_levels, write_image
 from inference.postprocess import NONE, Setting, apply, load_tuned

@@ -104,8 +104,8 @@ def test_sources_are_known_however_they_are_typed(text):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("magick, coco", "'coco' is no source; known are competition, magick, csv, synthetic"),
-    ("csv,CSV", "named twice"), (" , ", "names no source; known are")])
+    ("magick, coco", "unknown source 'coco'; choose from competition, magick, csv, synthetic"),
+    ("csv,CSV", "named twice"), (" , ", "names no source; choose from")])
 def test_wrong_sources_are_refused_with_the_known_ones(text, words):
     assert words in fault(f"data.source={text}")
 

@@ -16,7 +16,8 @@ from conftest import ROOT, call, scene, tiny
 from core import checkpoint
 from core.config import EMBEDDED, load_config
 from core.errors import UserError
-from core.files import alone_in, list_path, may_write, move, remove, written_folder, written_whole
+from core.files import alone_in, list_path, move, remove, written_folder, written_whole
+from core.outputs import may_write
 from core.ownership import is_ours
 from imaging.alphas import read_alpha
 from imaging.images import write_image

@@ -79,8 +79,8 @@ def test_another_gpu_is_refused_before_any_work(capability, built_for):
     ("CUDA error: no kernel image is available for execution on the device\nCompile with `TORCH_USE_CUDA_DSA`.",
      "(CUDA error: no kernel image is available for execution on the device)"),
     ("The NVIDIA driver on your system is too old (found version 11040).", "a driver new enough for this torch"),
-    ("CUDA unknown error - this may be due to an incorrectly set up environment", "nvidia-smi should show it"),
-    ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "CUDA_VISIBLE_DEVICES= (empty) on the CPU"),
+    ("CUDA unknown error - this may be due to an incorrectly set up environment", "check that nvidia-smi shows it"),
+    ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "use the CPU with CUDA_VISIBLE_DEVICES= (empty)"),
     ("backend='inductor' raised:\nInvalidCxxCompiler: No working C++ compiler found", "set train.compile=false"),
 ])
 def test_what_a_gpu_or_compiler_says_is_one_line(monkeypatch, capsys, text, words):

@@ -133,7 +133,7 @@ def test_a_second_run_in_a_folder_is_told_until_the_first_one_ends(pairs_csv, tm
     first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE)
     assert first.stdout.readline() == b"in\n"
     code, _, err = command(train_main, *tiny(pairs_csv, tmp_path / "run", "train.epochs=1"))
-    assert code == 2 and err.count("\n") == 1 and f"process {first.pid} is at work in it" in err
+    assert code == 2 and err.count("\n") == 1 and f"in use by process {first.pid}; wait for it to finish" in err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
     first.kill()
     first.wait()

@@ -64,7 +64,7 @@ def test_a_full_disk_is_named_with_what_it_lacks_and_the_old_file_stays(small_di
     path = disk / "old.png"
     path.write_bytes(old := b"old " + SOFTWARE)  # as this program writes it
     (disk / "filler").write_bytes(bytes(48 * 1024))
-    with pytest.raises(OperationError, match=r"old\.png: cannot be written .* are free there; make room") as error:
+    with pytest.raises(OperationError, match=r"old\.png: cannot be written .* are free; make room") as error:
         write(path)
     assert "\n" not in str(error.value)
     assert path.read_bytes() == old and {file.name for file in disk.iterdir()} == {"old.png", "filler"}

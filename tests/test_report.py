@@ -109,7 +109,7 @@ def test_the_test_score_needs_a_submission_and_its_solution(run, tmp_path):
 
 
 def test_what_is_missing_is_named_in_one_line(run, tmp_path):
-    assert "is no run folder" in one_error_line(script("scripts/report.py", f"train.out_dir={tmp_path}/no"), 2)
+    assert "is not a run folder" in one_error_line(script("scripts/report.py", f"train.out_dir={tmp_path}/no"), 2)
     for name, text, why in (("best.pth", None, "no such checkpoint"), ("validation.json", None, "no such file"),
                             ("metrics.csv", "epoch,train_mse\n1,x\n", "is damaged"),
                             ("config.yaml", "train: {epoks: 1}", "config.yaml: unknown config key train.epoks")):

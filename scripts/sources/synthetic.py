@@ -20,7 +20,8 @@ from tqdm import tqdm
 from augment import sample_xray_params, xray_alpha_dense
 from core.config import Config
 from core.errors import OperationError, UserError
-from core.files import may_empty, read_list, same_place, written_folder
+from core.files import may_empty, read_list, written_folder
+from core.outputs import same_place
 from core.seeds import Purpose, generator
 from imaging.images import TEST_SHAPE, readable_images, to_levels, write_image
 from imaging.pairs import Split

@@ -1,9 +1,9 @@
-"""What every command shares: its arguments and its exit codes.
+"""What all commands share: arguments, exit codes, one-line errors.
 
     python src/train.py [--config config.yaml] [key=value …]
 
-Exit 0: done. 2: the user's input is wrong. 1: the operation failed. 130 / 143: stopped by Ctrl-C / SIGTERM.
-In each failing case one line `error: …` goes to stderr and names the thing and the remedy.
+Exit 0: done. 1: the operation failed. 2: the user's input is wrong. 130 / 143: stopped by Ctrl-C / SIGTERM.
+A failure prints one line `error: …` to stderr, with what is wrong and what to do.
 """
 import argparse
 import contextlib
@@ -16,17 +16,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from core.config import DEFAULTS
 from core.errors import OperationError, Stopped, UserError, brief
 from core.redact import Screened, learn_secrets, without_secrets
-
-CONFIG = Path(__file__).resolve().parents[2] / "config.yaml"
 
 
 def parse(doc: str, actions: Sequence[str] = (), arguments: Sequence[str] | None = None,
           options: Mapping[str, tuple[object, str]] | None = None) -> argparse.Namespace:
-    """`--config`, one of `actions` (when there are any), `options` (name: default, help) and overrides.
+    """Parses `--config`, one of `actions` (if any), `options` (name: (default, help)) and overrides.
 
-    `doc` is the script's docstring. An option whose default is False is a switch.
+    doc: the script's docstring. An option whose default is False is a switch.
     """
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", help="YAML file with any of config.yaml's keys; default: the current folder's, "
@@ -43,11 +42,11 @@ def parse(doc: str, actions: Sequence[str] = (), arguments: Sequence[str] | None
 
 
 def default_config() -> str:
-    """config.yaml of the current folder; where there is none, the repository's, and it is said."""
-    if Path("config.yaml").exists() or not CONFIG.exists():
+    """config.yaml of the current folder, else the repository's, which is then announced."""
+    if Path("config.yaml").exists() or not DEFAULTS.exists():
         return "config.yaml"
-    print(f"config  {CONFIG} (no config.yaml in the current folder)", flush=True)
-    return str(CONFIG)
+    print(f"config  {DEFAULTS} (no config.yaml in the current folder)", flush=True)
+    return str(DEFAULTS)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,11 +55,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls `main` and ends the process with the exit code and the one line that its outcome asks for."""
+    """Calls `main` and ends the process; a known kind of failure becomes an exit code and one line."""
     open_streams()
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be valid text
     screen()
-    warnings.filterwarnings("ignore", module="PIL")  # of files that it reads all the same
+    warnings.filterwarnings("ignore", module="PIL")  # about files that it can read anyway
     try:
         main()
     except (UserError, OperationError) as error:
@@ -70,8 +69,8 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(stop.exit_code)
     except BrokenPipeError as error:
         if flushed(sys.stdout, "\n"):
-            _end(1, error)  # it was another pipe
-        sys.exit(128 + signal.SIGPIPE)  # as any tool does before `| head`
+            _end(1, error)  # it was a pipe other than stdout
+        sys.exit(128 + signal.SIGPIPE)  # as other tools do before `| head`
     except OSError as error:
         _end(1, f"{error.strerror or error}: {error.filename}" if error.filename else error)
     except KeyboardInterrupt:
@@ -82,7 +81,7 @@ def run(main: Callable[[], None]) -> None:
         if remedy is None:
             raise
         lines = str(error).strip().split("\n")
-        reason = lines[-1 if "Traceback" in str(error) else 0]  # a data worker's comes below its traceback
+        reason = lines[-1 if "Traceback" in str(error) else 0]  # a data worker's message comes after its traceback
         _end(1, f"{remedy} ({brief(reason)})" if reason else remedy)
     finally:
         flushed(sys.stdout)
@@ -90,15 +89,15 @@ def run(main: Callable[[], None]) -> None:
 
 
 def open_streams() -> None:
-    """A stream that the caller has closed (`>&-`) becomes /dev/null: print() would fail, and the next file opened would
-    get its number."""
+    """Opens /dev/null for streams that the caller closed (`>&-`): otherwise print() fails, and the next file opened
+    gets the stream's number."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def flushed(stream, text: str = "") -> bool:
-    """False where nobody reads the stream any more: what is still printed is lost, and Python does not complain."""
+    """Writes and flushes. False if nobody reads the stream any more; later output is then discarded silently."""
     try:
         stream.write(text)
         stream.flush()
@@ -109,7 +108,7 @@ def flushed(stream, text: str = "") -> bool:
 
 
 def screen() -> None:
-    """From here on nothing that this process prints holds a credential, tracebacks included."""
+    """Removes credentials from everything this process prints from now on, tracebacks included."""
     learn_secrets(sys.argv)
     sys.stdout, sys.stderr = (stream if isinstance(stream, Screened) else Screened(stream)
                               for stream in (sys.stdout, sys.stderr))
@@ -117,16 +116,16 @@ def screen() -> None:
                                           end="", file=sys.stderr)
 
 
-# What the machine lacks, as the libraries say it -> what to do about it.
+# How libraries report what the machine lacks -> what to do about it.
 REMEDIES = {
-    r"shared memory|Bus error|DataLoader worker .*exited": "a data worker died, perhaps for want of shared memory; set "
-    "train.workers=0, or give the container more (docker run --shm-size=2g)",
+    r"shared memory|Bus error|DataLoader worker .*exited": "a data worker died, perhaps because shared memory is full; "
+    "set train.workers=0 or give the container more (docker run --shm-size=2g)",
     r"MemoryError|can't allocate|cannot allocate|Insufficient memory|bad_alloc|killed by signal":
-    "the memory is full; in training lower train.batch_size, augment.crop or train.workers, in inference "
+    "the memory is full; for training lower train.batch_size, augment.crop or train.workers, for inference "
     "infer.batch_size or infer.size",
     r"no kernel image|CUDA error: (?!device-side)|CUDA (unknown|driver|initiali)|NVIDIA driver|cuDNN error|CUBLAS_":
-    "the GPU failed; nvidia-smi should show it, and a driver new enough for this torch; run the same command again, or "
-    "with CUDA_VISIBLE_DEVICES= (empty) on the CPU",
+    "the GPU failed; check that nvidia-smi shows it and a driver new enough for this torch, then run the same command "
+    "again, or use the CPU with CUDA_VISIBLE_DEVICES= (empty)",
     r"InductorError|BackendCompilerFailed|TritonMissing|InvalidCxxCompiler|CppCompileError":
     "torch.compile failed; set train.compile=false",
 }
@@ -139,17 +138,17 @@ def _end(code: int, error: object) -> None:
 
 
 def message(error: object) -> str:
-    """An error's text. Of one that a DataLoader worker has sent, without the traceback that torch puts before it."""
+    """An error's text, without the traceback that torch prepends to errors of DataLoader workers."""
     text, kind = str(error).strip(), type(error)
     if not text.startswith("Caught "):
         return text
-    # the traceback ends with the error's class, as Python writes it, and what it said, perhaps in several lines
+    # the traceback ends with the error's class and its text, which may have several lines
     *_, said = re.split(rf"\n(?:{re.escape(kind.__module__)}\.)?{re.escape(kind.__qualname__)}: ", text)
     return said.strip()
 
 
 def printable(text: str) -> str:
-    """On one line, and without what would move a terminal's cursor: a file name may hold any character."""
+    """On one line, with control characters escaped: a file name may hold any character."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

@@ -1,6 +1,6 @@
-"""config.yaml + `key=value` overrides -> one typed, frozen Config, and what follows from its settings.
+"""config.yaml + `key=value` overrides -> one typed, frozen Config, and values derived from its settings.
 
-A file given by --config may hold any subset of the keys: the rest come from config.yaml.
+A file given with --config may set any subset of the keys; config.yaml supplies the rest.
 """
 import difflib
 import json
@@ -17,27 +17,27 @@ from core.schema import Config, Loss, Section
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = ROOT / "config.yaml"
-EMBEDDED = ROOT / "models/u2netp_dense.pth"  # comes with the code, see its model card beside it
+EMBEDDED = ROOT / "models/u2netp_dense.pth"  # part of the repository; its model card is beside it
 
-# pydantic's words for these are about Python's types, not about a YAML file
+# in place of pydantic's messages, which speak of Python types
 PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a list of two numbers",
          "too_long": "should be a list of two numbers", "model_type": "should be a mapping of keys",
-         "path_type": "should be a path", "string_pattern_mismatch": "is not of the form that config.yaml shows"}
+         "path_type": "should be a path", "string_pattern_mismatch": "does not have the form described in config.yaml"}
 
 MSE_ALONE = Loss(base=1, object=0, thin=0, edge=0, background=0, sides=0)
 
-# What train's `auto` means: fine-tuning must not undo what the weights know, a new network has a long way to go, and
-# the embedded one has only begun it.
+# What `auto` means in train: a low learning rate to fine-tune trained weights, a high one from scratch, and one in
+# between for the embedded weights, which were trained only briefly.
 RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
            "embedded": {"lr": 5e-4, "warmup": 0.05, "schedule": "cosine"},
            "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine"}}
 
 
 def load_config(path: str | Path = "config.yaml", overrides=()) -> Config:
-    """Reads `path`, applies `key=value` overrides and fills in what follows from other keys.
+    """Reads `path`, applies `key=value` overrides and fills in values that follow from other keys.
 
-    The value of a text or a path is taken as typed (null: none), any other is YAML. UserError names the file or key,
-    the value and what is allowed.
+    Texts and paths are taken literally (null: none), other values are YAML. UserError names the file or key, the value
+    and what is allowed.
     """
     values = _read(DEFAULTS) if DEFAULTS.exists() else {}
     if Path(path).resolve() != DEFAULTS:
@@ -52,36 +52,36 @@ def load_config(path: str | Path = "config.yaml", overrides=()) -> Config:
 
 
 def load_run(path: str | Path, overrides=()) -> Config:
-    """The config that the run in train.out_dir was trained with, overrides on top; weights and submission are its own.
+    """The config of the run in train.out_dir plus overrides; infer.weights and infer.submission are the run's own.
 
-    UserError when there is no run, or one that another version has trained.
+    UserError if there is no run, or if it is from another version with other keys.
     """
     out_dir = load_config(path, overrides).train.out_dir
     saved = out_dir / "config.yaml"
     if not saved.exists():
-        raise UserError(f"{out_dir}: is no run folder (it has no config.yaml); set train.out_dir to one, "
-                        "`make train` fills it")
+        raise UserError(f"{out_dir}: is not a run folder (it has no config.yaml); set train.out_dir to one, or run "
+                        "`make train` first")
     own = {"train.out_dir": out_dir, "infer.weights": out_dir / "best.pth",
            "infer.submission": out_dir / "submission.csv"}
     try:
         return load_config(saved, [*as_overrides(own), *overrides])
-    except UserError as error:  # the overrides are known to be right: it is the run's file, of another version
+    except UserError as error:  # the overrides were checked above, so it is the run's file, from another version
         raise UserError(f"{saved}: {error}") from None
 
 
 def nothing_trained(cfg: Config) -> bool:
-    """Whether infer.weights is the best.pth of a run that was never begun."""
+    """Whether infer.weights is the best.pth of a run that was never started."""
     best, run = cfg.infer.weights, cfg.train.out_dir
     return best == run / "best.pth" and not best.exists() and not (run / "config.yaml").exists()
 
 
 def as_overrides(values: Mapping[str, object]) -> list[str]:
-    """{"section.key": value} -> key=value as load_config() takes them, whatever characters a text or a path holds."""
+    """{"section.key": value} -> key=value as load_config() takes them; texts and paths may hold any character."""
     return [f"{key}={value if isinstance(value, str | Path) else json.dumps(value)}" for key, value in values.items()]
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:
-    """Nested sections -> one level, keys joined by dots."""
+    """Nested sections -> {"section.key": value}."""
     pairs = {}
     for key, value in values.items():
         pairs |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -106,12 +106,12 @@ def official_weights(variant: str) -> Path:
 
 
 def named_weights(weights: Path | None, variant: str) -> Path | None:
-    """What `official` and `embedded` stand for; any other path, or none, is taken as it is."""
+    """Resolves `official` and `embedded`; any other path, or None, is returned unchanged."""
     return {Path("official"): official_weights(variant), Path("embedded"): EMBEDDED}.get(weights, weights)
 
 
 def sample_submission(cfg: Config) -> Path | None:
-    """The one that is set; else, for the competition's own test folder, the one found beside it."""
+    """data.sample_submission; if null and the test folder is predicted, the one found beside that, if any."""
     if cfg.data.sample_submission or cfg.infer.images != cfg.data.test_dir:
         return cfg.data.sample_submission
     folders = (cfg.data.test_dir.parent, cfg.data.root)
@@ -120,7 +120,7 @@ def sample_submission(cfg: Config) -> Path | None:
 
 
 def in_epoch(cfg: Config, epoch: int) -> Config:
-    """The settings that rule this epoch (from 0): the final phase has a crop and a loss of its own."""
+    """The settings of this epoch (from 0): the final phase has its own crop and loss."""
     if epoch < cfg.train.epochs - cfg.train.final_epochs:
         return cfg
     augment = cfg.augment.model_copy(update={"crop": cfg.augment.final_crop or cfg.augment.crop})
@@ -128,18 +128,19 @@ def in_epoch(cfg: Config, epoch: int) -> Config:
     return cfg.model_copy(update={"augment": augment, "loss": loss})
 
 
-def predict_size(cfg: Config) -> int:
-    """Longer side in pixels at which the network sees whole images."""
-    return cfg.infer.size or 1024
+def predict_size(cfg: Config, trained_size: int | None = None) -> int:
+    """Longer side in pixels at which the network sees whole images. trained_size: infer.size in a checkpoint's config.
+    """
+    return cfg.infer.size or cfg.data.size or trained_size or 1024
 
 
 def with_predict_size(cfg: Config) -> Config:
-    """infer.size settled: a checkpoint with this config is later used at the size it was validated at."""
+    """infer.size filled in, so that a checkpoint with this config is used at the size it was validated at."""
     return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"size": predict_size(cfg)})})
 
 
 def _follow(cfg: Config) -> Config:
-    """What is left null follows from other keys."""
+    """Fills in null values that follow from other keys."""
     data, model, infer = cfg.data, cfg.model, cfg.infer
     test_set = data.root / "test_dataset"
     data = data.model_copy(update={
@@ -154,7 +155,6 @@ def _follow(cfg: Config) -> Config:
         key: value for key, value in recipe.items() if getattr(cfg.train, key) == "auto"})
     infer = infer.model_copy(update={
         "images": infer.images or data.test_dir,
-        "size": infer.size or data.size,
         "weights": named_weights(infer.weights, model.variant) or cfg.train.out_dir / "best.pth",
         "submission": infer.submission or cfg.train.out_dir / "submission.csv",
     })
@@ -162,7 +162,7 @@ def _follow(cfg: Config) -> Config:
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them stand for more values than any memory holds."""
+    """YAML without aliases: a few lines of them can expand to more than fits in memory."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -202,7 +202,7 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _parse(text: str, kind: object) -> Any:
-    """YAML; kind: the annotation of what the text is the value of."""
+    """Parses YAML; kind: the type annotation of its value."""
     loader = _Plain(text)
     try:
         node = loader.get_single_node()
@@ -213,7 +213,7 @@ def _parse(text: str, kind: object) -> Any:
 
 
 def _keep_texts(node: yaml.Node | None, kind: object) -> None:
-    """Where a setting is a text or a path, 007, 2024-05-01 and yes are no number, date or switch."""
+    """Keeps 007, 2024-05-01 and yes as text if the setting is a text or a path."""
     if isinstance(node, yaml.MappingNode) and _is_section(kind):
         for key, value in node.value:
             field = kind.model_fields.get(key.value) if isinstance(key, yaml.ScalarNode) else None
@@ -223,7 +223,7 @@ def _keep_texts(node: yaml.Node | None, kind: object) -> None:
 
 
 def _kind(key: str) -> object:
-    """The annotation of a key such as train.out_dir; None where there is no such key."""
+    """The type annotation of a key such as train.out_dir; None if there is no such key."""
     kind = Config
     for part in key.split("."):
         field = kind.model_fields.get(part) if _is_section(kind) else None
@@ -248,9 +248,9 @@ def _merge(base: dict, update: dict) -> dict:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first finding as one line: key, value, what is allowed; an unknown key with the nearest known one."""
+    """The first fault as one line: key, value, what is allowed; for an unknown key, the most similar known one."""
     finding = error.errors(include_url=False)[0]
-    # Positions inside a union or a list are pydantic's affair; the key ends where the config's keys end.
+    # pydantic appends positions inside unions and lists; they are cut off below.
     key = ".".join(str(part) for part in finding["loc"])
     known = _known_keys(Config)
     if finding["type"] == "extra_forbidden":

@@ -1,7 +1,7 @@
-"""Files and folders that are written whole or not at all, also on a full disk; folders that one process works in.
+"""Files and folders written whole or not at all, even on a full disk; locks that keep a folder to one process.
 
-Everything that the project overwrites, moves or removes passes through here, and only what it wrote itself may be:
-may_write() decides about a file, may_empty() about a folder.
+The project overwrites, moves and removes files only through these functions, and only files that it wrote itself:
+outputs.may_write() checks a file, may_empty() a folder.
 """
 import contextlib
 import errno
@@ -18,56 +18,25 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from core.errors import OperationError, UserError
-from core.ownership import is_ours
+from core.outputs import may_write
 
 try:
     import fcntl
 except ImportError:
-    print("error: this runs on Linux and macOS; on Windows use WSL, or the container (make docker-train)",
+    print("error: this runs on Linux and macOS; on Windows use WSL or the container (make docker-train)",
           file=sys.stderr)
     sys.exit(2)
 
 JUNK = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # what file managers leave
-HOST = re.sub(r"\W", "", platform.node()) or "host"  # machines that share a folder leave each other's files alone
-
-
-def may_write(path: str | Path, known: bool = False) -> Path:
-    """The file that `path` names, or that a link there leads to; it may exist only where this program wrote it.
-
-    known: the caller has read it and keeps what is the user's. UserError says whose it is, and what to do.
-    """
-    target = Path(os.path.realpath(path))
-    if not target.exists():
-        return target
-    if not target.is_file():
-        raise UserError(f"{path}: is {'a folder' if target.is_dir() else 'a device'}; name a file to write")
-    if not known and not is_ours(target):
-        raise UserError(f"{path}: already exists and was not written by this program; move it, or choose another place")
-    return target
-
-
-def no_input(key: str, path: Path, inputs: Iterable[Path | None]) -> None:
-    """UserError where writing to `path`, which the setting `key` names, would replace one of the inputs."""
-    for given in filter(None, inputs):
-        if same_place(path, given):
-            raise UserError(f"{key}: {path} is an input of this command and would be overwritten; choose another {key}")
-
-
-def same_place(a: Path, b: Path) -> bool:
-    """Whether two paths name one file or folder: through links, `..` or, where the system ignores it, case."""
-    try:
-        return os.path.samefile(a, b)
-    except OSError:  # one is not there yet
-        return os.path.realpath(a) == os.path.realpath(b)
+HOST = re.sub(r"\W", "", platform.node()) or "host"  # machines may share a folder
 
 
 @contextlib.contextmanager
 def written_whole(path: str | Path, known: bool = False) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; renamed to `path` when the block ends well, else removed.
+    """Yields a temporary path beside `path`; renamed to `path` if the block succeeds, else removed.
 
-    So `path` is at every moment either the old file, whole, or the new one, whole: also after a power cut. A link
-    there stays, and what it leads to is written. UserError where a file of the user's would be lost, see may_write();
-    OperationError where the disk is full.
+    So `path` is always the whole old file or the whole new one, even after a power cut. Links are followed. UserError
+    if a file of the user's would be lost, see may_write(); OperationError if the disk is full.
     """
     path, target = Path(path), may_write(path, known)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,19 +47,19 @@ def written_whole(path: str | Path, known: bool = False) -> Iterator[Path]:
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            may_write(path, known)  # it may have come in the meantime
+            may_write(path, known)  # it may have appeared in the meantime
             part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 
 
 def move(path: Path, target: Path) -> None:
-    """Renames a file; what `target` held is lost, if it was this program's. UserError else."""
+    """Renames a file, replacing `target`. UserError if that belongs to the user."""
     Path(os.path.realpath(path)).replace(may_write(target))
 
 
 def remove(path: Path) -> None:
-    """Removes a file of this program, if it is there. UserError where it is the user's."""
+    """Removes a file of this program if it exists. UserError if it belongs to the user."""
     if path.exists():
         may_write(path)
         path.unlink()
@@ -98,9 +67,9 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def written_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: False) -> Iterator[Path]:
-    """Yields an empty folder beside `folder`, which takes its place when the block ends well, else is removed.
+    """Yields an empty folder beside `folder`, which replaces it if the block succeeds, else is removed.
 
-    UserError where `folder` holds anything that this program did not write, see may_empty().
+    UserError if `folder` holds anything that this program did not write, see may_empty().
     """
     folder = Path(os.path.realpath(folder))
     may_empty(folder, earlier)
@@ -112,7 +81,7 @@ def written_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: F
         yield part
         may_empty(folder, earlier)
         known, new = list(checksums(folder)), list(checksums(part))
-        write_list(folder, [*known, *new])  # killed in between, it holds for either
+        write_list(folder, [*known, *new])  # both, in case the process is killed in between
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
@@ -123,12 +92,12 @@ def written_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: F
 
 
 def discard(download: Path) -> None:
-    """Removes a file that the same command has just fetched, and found to be worthless or has used."""
+    """Removes a file that this command has downloaded itself and no longer needs."""
     download.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: False) -> None:
-    """Removes a folder of this program, if it is there, at once. UserError where it holds anything else."""
+    """Removes a folder of this program if it exists. UserError if it holds a file of the user's."""
     folder = Path(os.path.realpath(folder))
     may_empty(folder, earlier)
     if folder.exists():
@@ -139,22 +108,22 @@ def remove_folder(folder: Path, earlier: Callable[[str], bool] = lambda name: Fa
 
 
 def may_empty(folder: Path, earlier: Callable[[str], bool] = lambda name: False) -> None:
-    """UserError where a folder holds a file that is not, by name and content, in the list that written_folder() keeps.
+    """UserError if a folder holds a file whose name and content are not in the list that written_folder() keeps.
 
-    earlier: whether a version that left no list wrote a file of this name, relative to the folder.
+    earlier(name): whether an earlier version, which kept no list, wrote a file of this name.
     """
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is not a folder; move it, or choose another place")
+        raise UserError(f"{folder}: is not a folder; move it or choose another place")
     listed, keeps_list = read_list(folder), list_path(folder).exists()
     for name, checksum in checksums(folder):
         known = (name, checksum) in listed if keeps_list else earlier(name)
         if not known and not JUNK.fullmatch(Path(name).name):
-            raise UserError(f"{folder}/{name}: was not written by this program, and the folder is to be filled anew; "
-                            "move it, or choose another folder")
+            raise UserError(f"{folder}/{name}: was not written by this program and would be removed; move it or "
+                            "choose another folder")
 
 
 def list_path(folder: Path) -> Path:
-    """The list of the files that written_folder() has put into a folder: beside it, since Kaggle gets all of some."""
+    """Lists the files that written_folder() wrote. It is beside the folder, as whole folders are uploaded to Kaggle."""
     return folder.with_name(f".{folder.name}.written")
 
 
@@ -174,7 +143,7 @@ def write_list(folder: Path, files: Iterable[tuple[str, int]]) -> None:
 
 
 def checksums(folder: Path) -> Iterator[tuple[str, int]]:
-    """(path relative to the folder, checksum) of all files below it; a link is itself, not what it leads to."""
+    """(path relative to the folder, checksum) of all files below it; links are not followed."""
     for place, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(place, name))]
         for path in (Path(place, name) for name in (*files, *links)):
@@ -182,7 +151,7 @@ def checksums(folder: Path) -> Iterator[tuple[str, int]]:
             yield str(path.relative_to(folder)), checksum_of(path, state.st_size, state.st_mtime_ns)
 
 
-@functools.cache  # asked before a folder is filled and again after
+@functools.cache  # needed both before and after a folder is filled
 def checksum_of(path: Path, size: int, changed: int) -> int:
     if not path.is_file() or path.is_symlink():
         return -1
@@ -192,7 +161,7 @@ def checksum_of(path: Path, size: int, changed: int) -> int:
 
 @functools.cache  # a scan of a large folder takes longer than a small file's writing
 def remove_leftovers(folder: Path) -> None:
-    """What killed processes of this machine have left half written in a folder; looked for once per process."""
+    """Removes what killed processes of this machine left half written in a folder; once per process."""
     for part in folder.glob(".*.part*"):
         writer = re.fullmatch(rf"\..*\.{HOST}\.(\d{{1,9}})\.part(\.[^.]*)?", part.name, re.DOTALL)
         if writer and not alive(int(writer[1])):
@@ -211,7 +180,7 @@ def alive(process: int) -> bool:
 
 @contextlib.contextmanager
 def room_for(path: Path, part: Path | None = None) -> Iterator[None]:
-    """OperationError, one line with the path and the room there, where the block fills the disk. part: its file."""
+    """OperationError with the path and the free space if the block fills the disk. part: the file being written."""
     try:
         yield
     except OSError as error:
@@ -219,16 +188,16 @@ def room_for(path: Path, part: Path | None = None) -> Iterator[None]:
             raise
         written = part.stat().st_size if part and part.exists() else 0
         if part:
-            part.unlink(missing_ok=True)  # or what is free would be none
+            part.unlink(missing_ok=True)  # else no space would be reported as free
         raise OperationError(disk_full(path, error.strerror, written)) from None
 
 
 def disk_full(path: Path, reason: str, needed: int) -> str:
-    """needed: bytes, at least; 0: not known."""
+    """The message about a full disk. needed: bytes, at least; 0: unknown."""
     folder = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
     needs = f"needs more than {needed / 1e6:.1f} MB, " if needed else ""
-    return (f"{path}: cannot be written ({reason}): {needs}{shutil.disk_usage(folder).free / 1e6:.1f} MB are free "
-            "there; make room and run the same command again")
+    return (f"{path}: cannot be written ({reason}): {needs}only {shutil.disk_usage(folder).free / 1e6:.1f} MB are "
+            "free; make room and run the same command again")
 
 
 def file_sha256(path: Path) -> str:
@@ -237,34 +206,35 @@ def file_sha256(path: Path) -> str:
 
 
 def stamp(path: Path) -> tuple[str, int, int]:
-    """What tells a file from what it was earlier, without reading it: place, size in bytes, time of change in ns."""
+    """Changes whenever a file does, without reading it: resolved path, size in bytes, modification time in ns."""
     status = path.stat()
     return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
 def alone_in(folder: Path) -> None:
-    """Claims a folder for this process until it ends, however it ends. UserError when another one is at work in it."""
+    """Locks a folder for this process until it ends, however it ends. UserError if another process is using it."""
     folder.mkdir(parents=True, exist_ok=True)
     name = str(folder.resolve())
     if name in CLAIMS:
-        CLAIMS.pop(name).close()  # first: closing a file gives back every claim that the process has on it
+        CLAIMS.pop(name).close()  # first: closing a file releases all the locks that the process holds on it
     file = (folder / "lock").open("a+", errors="replace")
     file.seek(0)
     if not re.fullmatch(r"(\d{1,9}\n)?", file.read(16)):
-        raise UserError(f"{folder}/lock: was not written by this program; move it, or choose another folder")
+        raise UserError(f"{folder}/lock: was not written by this program; move it or choose another folder")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not shared with the workers that are forked
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock(), not inherited by forked workers
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
-            print(f"note    {folder}: on a file system without locks ({error.strerror}); let no second run write to it")
+            print(f"note    {folder}: its file system has no locks ({error.strerror}); make sure no second run writes "
+                  "here")
             return
         file.seek(0)
-        raise UserError(f"{folder}: process {file.read().strip() or '(unknown)'} is at work in it; wait for its end, "
-                        "or choose another folder") from None
+        raise UserError(f"{folder}: in use by process {file.read().strip() or '(unknown)'}; wait for it to finish or "
+                        "choose another folder") from None
     file.truncate(0)
     file.write(f"{os.getpid()}\n")
     file.flush()
     CLAIMS[name] = file
 
 
-CLAIMS = {}  # folder -> its lock, open as long as the claim lasts
+CLAIMS = {}  # folder -> its lock file, open as long as the folder is locked

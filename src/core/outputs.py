@@ -1,12 +1,15 @@
-"""Asked before a command computes anything: can its results be written where they are to go?
+"""Checks of a command's outputs before it computes anything: can they be written, and would that destroy anything?
 
     check_folder(cfg.train.out_dir, "choose another train.out_dir")
+    may_write(cfg.infer.submission)
 """
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from core.errors import UserError
+from core.ownership import is_ours
 
 
 def check_folder(folder: Path, remedy: str) -> None:
@@ -29,7 +32,7 @@ def check_file(path: Path, key: str) -> None:
 
 
 def nearest(path: Path) -> Path:
-    """What exists of a path: itself, or the nearest folder above it. OSError where that cannot be told."""
+    """The path itself if it exists, else the nearest folder above it that does. OSError if the system refuses."""
     for place in (path, *path.absolute().parents):
         try:
             place.lstat()
@@ -37,3 +40,33 @@ def nearest(path: Path) -> Path:
         except (FileNotFoundError, NotADirectoryError):
             continue
     raise FileNotFoundError(2, "no such folder", str(path))
+
+
+def may_write(path: str | Path, known: bool = False) -> Path:
+    """The file at `path`, links followed. UserError if it exists and was not written by this program.
+
+    known: the caller has read the file and keeps what belongs to the user.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.exists():
+        return target
+    if not target.is_file():
+        raise UserError(f"{path}: is {'a folder' if target.is_dir() else 'a device'}; name a file to write")
+    if not known and not is_ours(target):
+        raise UserError(f"{path}: already exists and was not written by this program; move it or choose another place")
+    return target
+
+
+def no_input(key: str, path: Path, inputs: Iterable[Path | None]) -> None:
+    """UserError if writing to `path`, the value of the setting `key`, would overwrite one of the inputs."""
+    for given in filter(None, inputs):
+        if same_place(path, given):
+            raise UserError(f"{key}: {path} is an input of this command and would be overwritten; choose another {key}")
+
+
+def same_place(a: Path, b: Path) -> bool:
+    """Whether two paths name the same file or folder, also through links, `..` or, if the system ignores it, case."""
+    try:
+        return os.path.samefile(a, b)
+    except OSError:  # one does not exist yet
+        return os.path.realpath(a) == os.path.realpath(b)

@@ -1,8 +1,8 @@
-"""Which files this program has written itself: nothing else is ever overwritten or removed.
+"""Which files this program wrote: no others are ever overwritten or removed.
 
-There is no register: a file says itself whose it is, by how it begins, so that copies and folders of earlier versions
-are known as well. PNGs name their software; a checkpoint holds its run's config; a table has our header. Where that
-says nothing, a name that only a run folder has counts, in a folder that holds a run.
+A file is recognised by its first bytes, so copies and files of earlier versions are recognised too. A PNG names its
+software, a checkpoint holds its run's config, a table has our header. If the content says nothing, a name that only
+run folders use counts, in a folder that holds a run.
 """
 import re
 import struct
@@ -12,9 +12,9 @@ from pathlib import Path
 
 SOFTWARE = b"Software\0dense-matting"
 PNG_HEADER = 33  # bytes of signature and IHDR, after which other chunks may come
-HEAD = 1024      # bytes that are looked at
+HEAD = 1024      # bytes read to recognise a file
 MOST_PICKLED = 2**26  # bytes of a checkpoint's structure, without its tensors
-BEGINNINGS = (  # name, how the file begins, what else its first KB holds
+BEGINNINGS = (  # name, first bytes, what else is in the first KB
     ("*", b"filename,image_utf"), ("train.csv", b"image_path,alpha_path,family"),
     ("val.csv", b"image_path,alpha_path,family"), ("pairs.csv", b"image_path,alpha_path,family"),
     ("submissions.csv", b"reference,time,"),
@@ -25,15 +25,15 @@ BEGINNINGS = (  # name, how the file begins, what else its first KB holds
     ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
     ("executed.ipynb", b"{"), ("synthetic/sheet.png", b"\x89PNG"))
 PLOTS = ("curves.png", "ablation.png", "tune.png", "soak.png")
-UNDER_WAY = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save writes the file's name of that moment into it
-CACHED = re.compile(r"[0-9a-f]{24}\.(png|npy)")  # data.root's cache: what they are made from, hashed
+UNDER_WAY = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save stores the file's temporary name in it
+CACHED = re.compile(r"[0-9a-f]{24}\.(png|npy)")  # in data.root's cache, named by a hash of the source files
 RUN_FILES = ("last.pth", "last.prev.pth", "last.damaged.pth", "best.pth", "metrics.csv", "validation.json",
              "levels.json", "levels_photographs.json", "precision.json", "postprocess.yaml", "int8.yaml", "cell.json",
              "train.log", "curves.png", "tune.png", "report.html", "report.png", "samples/epoch_*.png")
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is this program's, of whatever version; an empty one has nothing to lose."""
+    """Whether any version of this program wrote a file; an empty file counts, as nothing can be lost."""
     with path.open("rb") as file:
         head = file.read(HEAD)
     return not head or bool(CACHED.fullmatch(path.name)) or says_so(path, head) or is_run_file(path, head)
@@ -42,14 +42,14 @@ def is_ours(path: Path) -> bool:
 def says_so(path: Path, head: bytes) -> bool:
     if SOFTWARE in head or (path.name in PLOTS and b"Matplotlib" in head):
         return True
-    if path.name == "config.yaml" and re.search(rb"^\s*#|  #", head, re.MULTILINE):  # comments: written by hand
+    if path.name == "config.yaml" and re.search(rb"^\s*#|  #", head, re.MULTILINE):  # it has comments: written by hand
         return False
     return any(path.match(name) and head.startswith(begin) and all(word in head for word in further)
                for name, begin, *further in BEGINNINGS) or of_a_run(path)
 
 
 def of_a_run(path: Path) -> bool:
-    """Whether a file is a checkpoint of ours: named as files.py names a file under way, or with its run's config."""
+    """Whether a file is one of our checkpoints: it holds a temporary name that files.py gave it, or a run's config."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next(member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
@@ -62,7 +62,7 @@ def of_a_run(path: Path) -> bool:
 
 
 def is_run_file(path: Path, head: bytes) -> bool:
-    """Whether it has a name that training or its reports give, in the folder of a run, and is no one else's weights."""
+    """Whether it has a name that training or a report uses, is in a run folder, and is not someone else's weights."""
     folder = path.parent.parent if path.parent.name == "samples" else path.parent
     if not any(path.match(name) for name in RUN_FILES) or not holds_run(folder, path):
         return False
@@ -70,7 +70,7 @@ def is_run_file(path: Path, head: bytes) -> bool:
 
 
 def damaged(path: Path, head: bytes) -> bool:
-    """Whether it was a zip archive, as our checkpoints are, and cannot be read as one now."""
+    """Whether it is a damaged zip archive (our checkpoints are zip archives) or all zeros."""
     if not head.startswith(b"PK"):
         return not head.strip(b"\0")
     try:

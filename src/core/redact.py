@@ -1,6 +1,6 @@
-"""Credentials never leave the program: one function takes them out of a text, one kind of stream uses it on every line.
+"""Keeps credentials out of everything the program prints or writes.
 
-    sys.stderr = Screened(sys.stderr)      # cli.run does it, for all commands
+    sys.stderr = Screened(sys.stderr)      # done by cli.run for every command
     without_secrets("https://me:pass@host/w.pth?token=abc")    # https://host/w.pth?token=***
 """
 import base64
@@ -14,12 +14,12 @@ from typing import TextIO
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
-SHORTEST = 5  # letters of a secret that is looked for wherever it is; shorter ones are words
+SHORTEST = 5  # shortest secret that is searched for everywhere; shorter ones could be words
 NAMES = r"[\w.-]*(?:token|key|secret|signature|sig|pass|password|passwd|pwd|credential|credentials|auth)"
 SECRET_NAME = re.compile(NAMES, re.IGNORECASE)
 PROXY_NAME = re.compile(r"\w*_proxy", re.IGNORECASE)
 SHAPES = (
-    # user:password@, also with / or @ in the password, then user@ alone
+    # user:password@, also with / or @ in the password; then user@
     (re.compile(r"(://)[^\s/?#@:'\"]*:(?!\d+(?:[/?#\s'\"]|$))[^\s'\"]*@"), r"\1"),
     (re.compile(r"(://)[^\s/?#'\"]*@"), r"\1"),
     (re.compile(rf"([?&;]{NAMES}=)[^&;\s'\"<>)]*[^&;\s'\"<>):,.]", re.IGNORECASE), rf"\1{HIDDEN}"),
@@ -30,7 +30,7 @@ SHAPES = (
 
 
 class Screened:
-    """A stream that writes no secret; all else is the stream's own."""
+    """A stream that removes secrets from what is written to it."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -48,7 +48,7 @@ class Screened:
 
 
 def without_secrets(text: str) -> str:
-    """The text without credentials: what has their shape, and what learn_secrets() has found on this machine."""
+    """The text without credentials: anything of their shape, and those that learn_secrets() found on this machine."""
     for pattern, instead in SHAPES:
         text = pattern.sub(instead, text)
     return _known.sub(HIDDEN, text) if _known else text
@@ -58,7 +58,7 @@ _known: re.Pattern | None = None
 
 
 def learn_secrets(words: Iterable[str] = ()) -> None:
-    """Looks at the environment, where the clients keep credentials, and at words such as the command's arguments."""
+    """Collects credentials from the environment, the clients' credential files, and `words` (command arguments)."""
     global _known
     found = {form for secret in (*of_environment(), *of_files(),
                                  *of_addresses(word for word in words if "://" in word)) for form in forms(secret)}
@@ -75,17 +75,17 @@ def of_environment() -> Iterator[str]:
 
 
 def of_addresses(words: Iterable[str]) -> Iterator[str]:
-    """user:password and password of URLs; a proxy may be given without its scheme."""
+    """user:password, password and secret parameters of URLs; a proxy URL may lack its scheme."""
     for word in words:
         found = re.match(r"([^\s/?#:@]*):(\S*)@", word.partition("://")[2] or word)
         if found:
-            # and its parts: a client may cut an address that it takes for a malformed one
+            # also its parts: a client may split a URL that it considers malformed
             yield from (f"{found[1]}:{found[2]}", found[2], *re.split(r"[/?#@]", found[2]))
         yield from (match[1] for match in re.finditer(rf"[?&]{NAMES}=([^&#\s]+)", word, re.IGNORECASE))
 
 
 def of_files() -> Iterator[str]:
-    """Kaggle's and Hugging Face's tokens, and passwords for hosts, where their clients look for them."""
+    """Kaggle's and Hugging Face's tokens and netrc passwords, from the files where the clients look for them."""
     home = Path(os.path.expanduser("~"))
     kaggle = [Path(os.environ.get("KAGGLE_CONFIG_DIR") or home / ".kaggle"), home / ".kaggle", home / ".config/kaggle"]
     hub = Path(os.environ.get("HF_HOME") or home / ".cache/huggingface")
@@ -108,7 +108,7 @@ def read(path: Path) -> str:
 
 
 def forms(secret: str) -> Iterator[str]:
-    """The ways in which clients write one: as it is, escaped for an URL or unescaped, and in base64."""
+    """The forms in which clients print a secret: plain, escaped for a URL or unescaped, in base64."""
     for form in {secret, unquote(secret)}:
         yield from (form, quote(form, safe=""), repr(form)[1:-1],
                     base64.b64encode(form.encode(errors="surrogateescape")).decode())

@@ -1,4 +1,4 @@
-"""The types and ranges of config.yaml's keys; their values and meanings stand there alone."""
+"""Types and ranges of config.yaml's keys; defaults and descriptions live only in config.yaml."""
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,25 +36,25 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 def Range(low: float, high: float):
-    """A [low, high] pair within the given limits, lower bound first."""
+    """The type of a [low, high] list within the given limits."""
     number = Annotated[float, Field(ge=low, le=high)]
     return Annotated[tuple[number, number], AfterValidator(_ordered)]
 
 
 def _from_home(value: object) -> object:
-    """A path as a shell would take it: ~ and ~user are home folders."""
+    """Expands ~ and ~user to home folders, as a shell does."""
     if not isinstance(value, str):
         return value
     if not value:
-        raise ValueError("a path is missing; . is the current folder")
+        raise ValueError("an empty path; use . for the current folder")
     try:
         path = Path(value).expanduser() if value.startswith("~") else Path(value)
     except RuntimeError:
-        raise ValueError(f"there is no such user; a folder of that name is written ./{value}") from None
+        raise ValueError(f"no such user; for a folder of that name write ./{value}") from None
     return path.absolute() if path.parts[:1] and path.parts[0].startswith("~") else path  # ./~x must not become ~x
 
 
-Location = Annotated[Path, BeforeValidator(_from_home)]  # of a file or a folder
+Location = Annotated[Path, BeforeValidator(_from_home)]  # path of a file or a folder
 
 
 class Section(BaseModel):
@@ -65,23 +65,23 @@ class Section(BaseModel):
     def _a_switch_is_no_number(cls, value, info: ValidationInfo):
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("true/false is not allowed here")
-        if isinstance(value, str) and "\0" in value:  # no path can hold one
+        if isinstance(value, str) and "\0" in value:  # a path cannot hold one
             raise ValueError("a NUL character is not allowed here")
         return value
 
 
 def _known_sources(text: str) -> str:
-    """The names in small letters, joined by commas, however they were typed."""
+    """Normalises a list of sources: lower case, separated by commas."""
     names = re.findall(r"[^\s,]+", text.lower())
     if not names:
-        raise ValueError(f"names no source; known are {', '.join(SOURCES)}, joined by commas")
+        raise ValueError(f"names no source; choose from {', '.join(SOURCES)}, separated by commas")
     unknown = [name for name in names if name not in SOURCES]
     if unknown:
-        raise ValueError(f"'{unknown[0]}' is no source; known are {', '.join(SOURCES)}, joined by commas")
+        raise ValueError(f"unknown source '{unknown[0]}'; choose from {', '.join(SOURCES)}, separated by commas")
     if len(set(names)) < len(names):
         raise ValueError("a source is named twice")
     if {"competition", "synthetic"} <= set(names):
-        raise ValueError("competition and synthetic each bring a test set; choose one of them")
+        raise ValueError("competition and synthetic each bring a test set; choose one")
     return ",".join(names)
 
 
@@ -190,7 +190,7 @@ class Train(Section):
 
 
 def _named_by(page: str) -> BeforeValidator:
-    """What the pasted address of a Kaggle page names: the group in `page`, which follows the host. Others stay."""
+    """Reduces the pasted URL of a Kaggle page to the name in it: the group in `page`, which follows the host."""
     address = re.compile(rf"\s*(?:https?://)?(?:www\.)?kaggle\.com/{page}(?:[/?#\s]|$)", re.IGNORECASE)
 
     def name(value):
@@ -223,7 +223,7 @@ class Weights(Section):
     url: Annotated[str, Field(pattern=r"^https?://")] | None
 
     @field_serializer("url")
-    def _not_into_any_file(self, url: str | None) -> str | None:  # configs lie in run folders, checkpoints and reports
+    def _not_into_any_file(self, url: str | None) -> str | None:  # configs are saved in many files
         return url and without_secrets(url)
 
 

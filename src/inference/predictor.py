@@ -102,7 +102,7 @@ def load_model(cfg: Config) -> tuple[U2Net, int]:
     trained = checkpoint.load(cfg.infer.weights).get("config") or {}
     model = U2Net(trained.get("model", {}).get("variant", cfg.model.variant))
     checkpoint.load_weights(model, cfg.infer.weights)
-    return model, cfg.infer.size or trained.get("infer", {}).get("size") or predict_size(cfg)
+    return model, predict_size(cfg, trained.get("infer", {}).get("size"))
 
 
 def load_network(cfg: Config, model: U2Net, size: int) -> Network:

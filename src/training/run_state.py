@@ -11,7 +11,8 @@ from core import checkpoint
 from core.config import Config, dump_config, flat, official_weights, select_metric
 from core.distributed import World
 from core.errors import UserError, brief
-from core.files import alone_in, may_write, move, no_input, remove, written_whole
+from core.files import alone_in, move, remove, written_whole
+from core.outputs import may_write, no_input
 from imaging.pictures import save_curves
 from training.validation import Validation
 
