@@ -27,7 +27,7 @@ from core.files import written_whole
 from core.outputs import check_folder, may_write
 from core.redact import without_secrets
 from core.seeds import Purpose, generator
-from imaging.pairs import read_pairs
+from imaging.pairs import configured_pairs
 
 TRAIN = Path(__file__).resolve().parent.parent / "src/train.py"
 BASELINE = "baseline"
@@ -79,7 +79,7 @@ def factors(cfg: Config) -> list[Factor]:
 def ablate(args) -> None:
     cfg = load_config(args.config, args.overrides)
     check_folder(Path(args.out), "choose another --out")
-    pairs = read_pairs(cfg.data.train_csv, cfg.data.limit, cfg.data.on_error)
+    pairs = configured_pairs(cfg, "train")
     epochs = max(1, round(args.budget / max(1, len(pairs) // cfg.train.batch_size)))
     cfg = load_config(args.config, [*args.overrides, f"train.epochs={epochs}"])
     tested = [factor for factor in factors(cfg) if not args.factors or factor.name in args.factors.split(",")]

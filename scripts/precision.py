@@ -22,7 +22,7 @@ from core.device import hardware, pick_device
 from core.files import remove, written_whole
 from core.outputs import check_folder, may_write
 from dataset import ValidationSet
-from imaging.pairs import read_pair, read_pairs
+from imaging.pairs import configured_pairs, read_pair
 from infer import run_with_weights
 from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
 from inference.matte_net import MatteNet
@@ -42,7 +42,7 @@ def compare(cfg: Config) -> None:
         check_folder(folder, "make it writable, or work on a copy of it")
     may_write(ranges_path(cfg.infer.weights))
     may_write(cfg.train.out_dir / "precision.json")
-    val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
+    val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
     identity = checkpoint.identity(cfg.infer.weights)  # now: a training that is under way may replace the file
     model, size = load_model(cfg)
     device, metric = pick_device(), select_metric(cfg)
@@ -86,7 +86,7 @@ def computes(precision: str, device: torch.device) -> bool:
 
 
 def int8_ranges(cfg: Config, model: U2Net, size: int) -> Ranges:
-    pairs = read_pairs(cfg.data.train_csv, cfg.data.limit, cfg.data.on_error)
+    pairs = configured_pairs(cfg, "train")
     chosen = np.linspace(0, len(pairs) - 1, min(CALIBRATION, len(pairs)), dtype=int)
     squares = (torch.from_numpy(to_square(read_pair(pairs[i])[0], size))[None]
                for i in tqdm(chosen, "ranges", disable=None, leave=False))

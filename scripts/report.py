@@ -34,7 +34,7 @@ from core.files import written_whole
 from core.outputs import check_folder, may_write
 from dataset import ValidationSet
 from imaging.images import list_images, read_rgb, resize_longer_side
-from imaging.pairs import read_pairs
+from imaging.pairs import configured_pairs
 from imaging.pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from infer import with_weights
 from inference.predictor import Predictor, load_predictor
@@ -103,7 +103,7 @@ def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
     if len(ranked) > 2:
         chosen = {ranked[0]: "Best", ranked[len(ranked) // 2]: "Median", ranked[-1]: "Worst"}
     try:
-        pairs = read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error)
+        pairs = configured_pairs(cfg, "val")
     except UserError as error:
         return {"panels": [], "pictures_note": f"left out: {error}"}
     if [pair.image_path.name for pair in pairs] != [row["image"] for row in rows]:

@@ -28,7 +28,7 @@ from core.files import written_whole
 from core.outputs import check_folder, may_write
 from core.seeds import Purpose, generator
 from dataset import ValidationSet
-from imaging.pairs import read_pairs
+from imaging.pairs import configured_pairs
 from infer import run_with_weights
 from inference.postprocess import (
     NONE,
@@ -84,7 +84,7 @@ def tune(cfg: Config) -> None:
     """cfg: the run's. Writes postprocess.yaml ("none" included) and tune.png beside its best checkpoint."""
     check_folder(tuned_path(cfg.infer.weights).parent, "make it writable, or work on a copy of it")
     metric = select_metric(cfg)
-    val_set = ValidationSet(read_pairs(cfg.data.val_csv, cfg.data.limit, cfg.data.on_error), cfg)
+    val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
     path = tuned_path(cfg.infer.weights)
     for result in (path, path.with_name("tune.png")):
         may_write(result)

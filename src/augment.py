@@ -1,7 +1,7 @@
 """Training augmentation of one (rgb, alpha) pair, and the dense alpha that the network learns.
 
-Order: scale -> crop -> flip -> rotate -> background -> colour -> xray. One draw of the geometry applies to every
-aligned image. All randomness comes from the generator that is passed in.
+Order: scale -> crop -> flip -> rotate -> background -> colour -> xray. One draw of the geometry applies to all aligned
+images. All randomness comes from the generator passed in.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
 
 @dataclass(frozen=True)
 class XrayParams:
-    """One draw of the dense alpha's parameters; lengths in pixels, the rest in units of alpha or plain factors."""
+    """One draw of the dense alpha's parameters; sigmas in pixels, the rest in units of alpha or plain factors."""
     floor: float
     amp: float
     ceiling: float
@@ -30,7 +30,7 @@ class XrayParams:
 
 
 def sample_xray_params(xray: Xray, rng: np.random.Generator) -> XrayParams:
-    """Draws uniformly from each [low, high]; single numbers are taken as they are."""
+    """Draws uniformly from each [low, high]; single numbers are used unchanged."""
     return XrayParams(**{
         name: float(rng.uniform(*value)) if isinstance(value, tuple) else value for name, value in xray})
 
@@ -39,16 +39,16 @@ def xray_alpha_dense(rgb: np.ndarray, alpha: np.ndarray, params: XrayParams,
                      rng: np.random.Generator | None = None) -> np.ndarray:
     """Near-binary alpha -> dense, X-ray-like target, (H,W) float32 in [0,1].
 
-    rgb (H,W,3) uint8, alpha (H,W) float32. `rng` draws the background's noise field; without one it is flat.
+    rgb (H,W,3) uint8, alpha (H,W) float32. rng draws the background's noise field; without rng the background is flat.
     Dark, thick and textured regions become denser; the background gets a faint, uneven level.
 
-    Within 1/255 of the formula written out in scripts/benchmark/baseline.py. Arrays are reused in place: new ones of
-    this size cost as much as the arithmetic on them.
+    Within 1/255 of the formula written out in scripts/benchmark/baseline.py. Arrays are reused in place: allocating
+    new ones costs as much as the arithmetic.
     """
     luma = cv2.cvtColor(rgb.astype(np.float32), cv2.COLOR_RGB2GRAY)
     luma *= 1 / 255
     low = 1 - _blur(luma, params.low_sigma)
-    # Differences of blurs have the same magnitude for the luma as for its inverse.
+    # Differences of blurs are equal in magnitude for the luma and its inverse.
     fine, coarse = _blur(luma, 0.8), _blur(luma, 2)
     cv2.absdiff(fine, _blur(luma, 3), dst=fine)
     cv2.absdiff(coarse, _blur(luma, 7), dst=coarse)
@@ -84,9 +84,9 @@ def xray_alpha_dense(rgb: np.ndarray, alpha: np.ndarray, params: XrayParams,
 def noise_field(shape: tuple[int, int], sigma: float, rng: np.random.Generator) -> np.ndarray:
     """(H,W) float32 Gaussian noise of unit variance and correlation length `sigma` pixels.
 
-    Drawn on a grid that is coarse against sigma and enlarged: blurring full-size white noise by a wide kernel costs
-    ten times all the rest. The variance is set by the kernel's norm, not by the sample: a small image sees few
-    independent values, and their spread is part of the noise.
+    Drawn on a coarse grid and enlarged: blurring full-size white noise with a wide kernel costs ten times as much as
+    everything else. It is normalised by the kernel's norm, not by the sample: a small image holds few independent
+    values, and their spread is part of the noise.
     """
     step = max(1.0, sigma / 4)
     coarse_sigma = sigma / step
@@ -103,8 +103,8 @@ def augment_pair(rgb: np.ndarray, alpha: np.ndarray, cfg: Augment, rng: np.rando
                  background: Callable[[np.random.Generator], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """One training sample: rgb (crop,crop,3) uint8 and target (crop,crop) float32.
 
-    foreground(rgb, alpha) -> the object's own colour; background(rng) -> another picture. Both are asked only when
-    the object changes its background.
+    foreground(rgb, alpha) -> the object's own colour; background(rng) -> another picture. Both are called only if the
+    background is replaced.
     """
     moved = rng.random() < cfg.background_p
     if moved:
@@ -125,7 +125,7 @@ def augment_pair(rgb: np.ndarray, alpha: np.ndarray, cfg: Augment, rng: np.rando
 class Geometry:
     """One draw of scale, crop, flip and rotation; apply() takes any image of the shape it was drawn for."""
     shape: tuple[int, int]  # (H,W) after scaling
-    top: int                # of the crop, in the scaled image; negative: that much is reflected
+    top: int                # of the crop, in the scaled image; negative: so many pixels are reflected padding
     left: int
     crop: int
     flip: bool
@@ -133,7 +133,7 @@ class Geometry:
 
     @classmethod
     def draw(cls, shape: tuple[int, int], cfg: Augment, rng: np.random.Generator) -> "Geometry":
-        # Below this scale even the longer side would be padded: nothing more would be seen.
+        # Below this scale even the longer side would be padded, and nothing more would be visible.
         whole = min(1.0, cfg.crop / max(shape))
         scale = max(rng.uniform(*cfg.scale), whole)
         height, width = (max(1, round(side * scale)) for side in shape)
@@ -169,9 +169,9 @@ def composite(foreground: np.ndarray, background: np.ndarray, alpha: np.ndarray)
 
 
 def jitter_color(rgb: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
-    """Each a factor, 1 changes nothing: of all values, of the distance to the mean grey, of that to the own grey.
+    """Scales all values, their distance to the mean grey, and each pixel's distance to its own grey; 1: no change.
 
-    All three are affine in the colour, so one 3×4 matrix does them in one pass.
+    All three are affine in the colour, so one 3×4 matrix applies them in one pass.
     """
     to_grey = np.repeat(LUMA, 3, axis=0)
     matrix = brightness * contrast * (saturation * np.eye(3) + (1 - saturation) * to_grey)
@@ -180,21 +180,21 @@ def jitter_color(rgb: np.ndarray, brightness: float, contrast: float, saturation
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """G(image, sigma), a new array; borders reflected. A wide one on a coarser grid, at a tenth of the cost.
+    """Gaussian blur into a new array, borders reflected; a wide one on a coarser grid, at a tenth of the cost.
 
-    The error stays below 1/500 of the image's range (1/1000 from sigma 7 on).
+    The error is below 1/500 of the image's range (1/1000 for sigma >= 7).
     """
     if sigma < 3:
         return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
     levels = 1 if sigma < 6 else 2
     step = 2**levels
-    margin = step * int(np.ceil(4 * sigma / step))  # reflected here: the coarse grid need not end on the last pixel
+    margin = step * int(np.ceil(4 * sigma / step))  # reflected here, as the coarse grid may not end on the last pixel
     height, width = image.shape
     coarse = cv2.copyMakeBorder(image, margin, margin + -height % step, margin, margin + -width % step,
                                 cv2.BORDER_REFLECT_101)
     for _ in range(levels):
         coarse = cv2.pyrDown(coarse)
-    # Each step of the pyramid, down or up, is itself a blur by one pixel of its finer grid; variances add up.
+    # Each pyramid step, down or up, itself blurs by one pixel of its finer grid; variances add up.
     rest = sigma**2 - 2 * sum(4**level for level in range(levels))
     coarse = cv2.GaussianBlur(coarse, (0, 0), rest**0.5 / step, borderType=cv2.BORDER_REFLECT_101)
     for _ in range(levels):
@@ -203,7 +203,7 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _stretch(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """low -> 0, high -> 1, clipped, in place; a flat image has no contrast to stretch and becomes 0."""
+    """Maps low to 0 and high to 1, clipped, in place; a flat image becomes 0."""
     image -= low
     image *= 1 / max(high - low, 1e-6)
     return np.clip(image, 0, 1, out=image)
@@ -215,7 +215,7 @@ def _extremes(image: np.ndarray, region: np.ndarray) -> tuple[float, float]:
 
 
 def _quantiles(image: np.ndarray, region: np.ndarray) -> tuple[float, float]:
-    """The 10 % and 90 % quantiles in the region; of a large one on a grid of at most 65536 of its pixels."""
+    """The 10 % and 90 % quantiles in the region; if large, on a grid of at most 65536 of its pixels."""
     step = max(1, int(np.ceil((np.count_nonzero(region) / 65536) ** 0.5)))
     values = image[::step, ::step][region[::step, ::step]]
     if not values.size:

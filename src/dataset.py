@@ -1,4 +1,4 @@
-"""Samples of training and validation: pairs, augmented and with dense targets.
+"""Training and validation samples: pairs, augmented and with dense targets.
 
 rgb is (H,W,3) uint8, alpha and target are (H,W) float32 in [0,1].
 """
@@ -23,7 +23,7 @@ from imaging.pairs import Pair, read_pair
 class TrainSet(Dataset):
     """[(epoch, index)] -> rgb (3,crop,crop) uint8, target (1,crop,crop) float32, index.
 
-    Epoch and index key the randomness, so that a sample is the same whoever draws it, and whenever.
+    Randomness is keyed by epoch and index, so a sample does not depend on worker or time.
     """
 
     def __init__(self, pairs: Sequence[Pair], cfg: Config):
@@ -58,34 +58,34 @@ class TrainSet(Dataset):
         with still_there(pair):
             rgb, alpha = self.decoded.get(sources, decode) if self.decoded else decode()
         rgb, target = augment_pair(rgb, alpha, augment, rng, foreground, background)
-        # uint8 until the network: a quarter of the bytes to hand over
+        # uint8 until the network: a quarter of the bytes to pass on
         return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))), torch.from_numpy(target)[None], index
 
     def _background(self, index: int) -> np.ndarray:
-        """The picture of this index; where it can no longer be read, the next one that can."""
+        """The picture at this index; if it can no longer be read, the next one that can."""
         for path in (*self.backgrounds[index:], *self.backgrounds[:index]):
             try:
                 return read_rgb(path)
             except UserError as error:
                 if path not in self._unread:
-                    print(f"note    {error}; another background takes its place", flush=True)
+                    print(f"note    {error}; using another background", flush=True)
                     self._unread.add(path)
-        raise OperationError(f"{self.backgrounds[0].parent}: no background can be read any more")
+        raise OperationError(f"{self.backgrounds[0].parent}: none of the backgrounds can be read any more")
 
 
 @contextlib.contextmanager
 def still_there(pair: Pair) -> Iterator[None]:
-    """OperationError, one line with the pair's row, where files that were good at the start no longer are."""
+    """OperationError with the pair's row if its files, which were good at the start, no longer are."""
     try:
         yield
     except (UserError, FileNotFoundError) as error:
         reason = error if isinstance(error, UserError) else f"{pair.row}: {error.filename}: no such file"
-        raise OperationError(f"{reason}; it was good when this run started: put it back, then run the same command "
+        raise OperationError(f"{reason}; it was good when this run started; put it back, then run the same command "
                              "again to resume") from None
 
 
 class ValidationSet(Dataset):
-    """[index] -> rgb (H,W,3) uint8, alpha (H,W), target (H,W): the dense alpha of this index, always the same."""
+    """[index] -> rgb (H,W,3) uint8, alpha (H,W), target (H,W): its dense alpha, always the same."""
 
     def __init__(self, pairs: Sequence[Pair], cfg: Config):
         self.pairs, self.cfg = pairs, cfg

@@ -1,14 +1,14 @@
 """The composite, MSE-like loss: named terms and their weighted total.
 
 Every term is a mean per image, averaged over the batch and (weighted by `sides`) over the network's seven outputs, so
-its value depends neither on how images are batched nor on how they are spread over devices.
+it depends neither on how images are batched nor on how they are distributed over devices.
 """
 import torch
 import torch.nn.functional as F
 
 from core.schema import Loss
 
-OBJECT, BACKGROUND, MARGIN = 0.1, 0.05, 0.02  # alpha: object above, background below, tolerated in the background
+OBJECT, BACKGROUND, MARGIN = 0.1, 0.05, 0.02  # alpha: object above, background at most, tolerated there
 THIN_PX = 15  # parts thinner than twice this are thin
 
 
@@ -41,7 +41,7 @@ def matting_loss(logits: tuple[torch.Tensor, ...], target: torch.Tensor, weights
 
 
 def target_maps(target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What depends on the target alone: weight maps (B,3,H,W) of base, object and thin, and its edges (B,1,H,W).
+    """Everything that depends only on the target: weight maps (B,3,H,W) of base, object and thin; edges (B,1,H,W).
 
     Each map is scaled so that Σ map·error is that term's mean over its region; an empty region gives 0.
     """
@@ -62,7 +62,7 @@ def region_size(mask: torch.Tensor) -> torch.Tensor:
 
 
 def erode(mask: torch.Tensor, radius: int) -> torch.Tensor:
-    """Minimum over a (2·radius+1)² square, as a row pass and a column pass; the image's border does not erode."""
+    """Minimum over a (2·radius+1)² square, rows then columns; the image border does not erode."""
     width = 2 * radius + 1
     rows = F.max_pool2d(-mask, (1, width), stride=1, padding=(0, radius))
     return -F.max_pool2d(rows, (width, 1), stride=1, padding=(radius, 0))
@@ -75,5 +75,5 @@ def sobel(alpha: torch.Tensor) -> torch.Tensor:
     smooth_x = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
     dx = smooth_y[..., 2:] - smooth_y[..., :-2]
     dy = smooth_x[..., 2:, :] - smooth_x[..., :-2, :]
-    # The root's slope is infinite at 0: flat regions would give NaN gradients without the small constant.
+    # The square root has infinite slope at 0: without the constant, flat regions would give NaN gradients.
     return torch.sqrt(dx**2 + dy**2 + 1e-12) / 4

@@ -24,7 +24,7 @@ from core.files import stamp
 from core.outputs import check_folder
 from core.schema import Loss
 from dataset import TrainSet, ValidationSet
-from imaging.pairs import Pair, memory_file, read_pairs, shared
+from imaging.pairs import Pair, configured_pairs, shared
 from imaging.pictures import panel_sheet, save_picture
 from inference.predictor import TorchPredictor
 from losses import matting_loss
@@ -47,8 +47,7 @@ def train(cfg: Config, world: World = ALONE) -> None:
     precision = pick_precision(cfg.train.amp, device)
     print(f"device  {describe(device, precision)}, channels_last")
 
-    train_pairs, val_pairs = (read_pairs(path, cfg.data.limit, cfg.data.on_error, world, memory_file(cfg))
-                              for path in (cfg.data.train_csv, cfg.data.val_csv))
+    train_pairs, val_pairs = (configured_pairs(cfg, split, world) for split in ("train", "val"))
     train_set, val_set = TrainSet(train_pairs, cfg), ValidationSet(val_pairs, cfg)
     for line in shared(train_pairs, val_pairs):
         print(f"note    {line}")

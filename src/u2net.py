@@ -1,7 +1,7 @@
-"""U²-Net (Qin et al., 2020): a U of six stages whose every stage is itself a U, with a side output per depth.
+"""U²-Net (Qin et al., 2020): a U-Net of six levels whose stages are themselves U-Nets, with a side output per level.
 
-Own formulation of https://github.com/xuebinqin/U-2-Net (Apache-2.0). Module names look odd because they are the
-official checkpoints' keys.
+A rewrite of https://github.com/xuebinqin/U-2-Net (Apache-2.0). The odd module names are the keys of the official
+checkpoints.
 """
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-# stage: (height of its U, in, mid, out channels); height "4F" keeps its size and dilates instead of pooling
+# stage: (height of its U, in, mid, out channels); height "4F" dilates instead of pooling
 STAGES = {
     "u2netp": {
         "stage1": (7, 3, 16, 64), "stage2": (6, 64, 16, 64), "stage3": (5, 64, 16, 64), "stage4": (4, 64, 16, 64),
@@ -28,8 +28,8 @@ STAGES = {
     },
 }
 DEPTH = 6
-SHRUNK = 32  # times narrower than the input is the deepest layer, rounded up
-# What the official weights were trained on: ImageNet's mean and standard deviation.
+SHRUNK = 32  # the deepest layer is this many times narrower than the input, rounded up
+# ImageNet's mean and standard deviation, with which the official weights were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -44,13 +44,13 @@ class ConvBNReLU(nn.Module):
 
 
 class RSU(nn.Module):
-    """Residual U-block: `height` levels down, back up over the skips, plus its own input."""
+    """Residual U-block: `height` levels down, back up with skip connections, plus its input."""
 
     def __init__(self, height: int | str, in_channels: int, mid: int, out: int):
         super().__init__()
         self.dilated = height == "4F"
         self.height = 4 if self.dilated else height
-        # A pooling block dilates only its bottom; a dilated one doubles level by level.
+        # A pooling block dilates only its lowest level; a dilated block doubles the dilation per level.
         dilation = [2**level if self.dilated else 1 for level in range(self.height)]
         dilation[-1] = max(2, dilation[-1])
         self.rebnconvin = ConvBNReLU(in_channels, out)
@@ -74,10 +74,10 @@ class RSU(nn.Module):
 
 
 class U2Net(nn.Module):
-    """(B,3,H,W) normalised rgb -> 7 logits (B,1,H,W): the fused one, then the sides from fine to coarse.
+    """(B,3,H,W) normalised rgb -> 7 logits (B,1,H,W): the fused output, then the sides from fine to coarse.
 
-    H, W >= 32. Logits are at least float32, whatever autocast computes in between: the matte's half-tones need
-    more than the 8 bits of bfloat16.
+    H, W >= 32. Logits are at least float32, also under autocast: the matte's half-tones need more than bfloat16's
+    8 bits.
     """
 
     def __init__(self, variant: str = "u2netp"):
@@ -89,7 +89,7 @@ class U2Net(nn.Module):
             decoder = f"stage{depth}d" if depth < DEPTH else f"stage{depth}"
             self.add_module(f"side{depth}", nn.Conv2d(stages[decoder][3], 1, 3, padding=1))
         self.outconv = nn.Conv2d(DEPTH, 1, 1)
-        self.checkpointing = False  # True: training computes what is inside a stage twice instead of storing it
+        self.checkpointing = False  # True: training recomputes the inside of a stage instead of storing it
 
     def forward(self, x):
         sides = [resize(full_precision(side), x.shape[-2:]) for side in self.sides(x)]
@@ -98,7 +98,7 @@ class U2Net(nn.Module):
         return fused, *sides
 
     def sides(self, x):
-        """The six side logits, each of its own depth's size, from fine to coarse."""
+        """The six side logits from fine to coarse, each at the size of its level."""
         skips = []
         for depth in range(1, DEPTH):
             x = self._stage(f"stage{depth}", x if depth == 1 else pool(x))
@@ -126,14 +126,14 @@ def pool(x):
 
 
 def resize(x, size):
-    """The identity at equal size, so one path serves pooling and dilated blocks."""
+    """The identity if the size is equal, so that pooling and dilated blocks share one path."""
     return x if x.shape[-2:] == size else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def join(x, skip):
     x = resize(x, skip.shape[-2:])
     if x.requires_grad and not torch.compiler.is_compiling():
-        # cat's backward hands on a slice, for which the upsampling's is ten times slower than for a dense gradient
+        # cat's backward passes on a slice; upsampling's backward is ten times slower on that than on a dense gradient
         x.register_hook(partial(torch.Tensor.contiguous, memory_format=torch.channels_last))
     return torch.cat((x, skip), 1)
 
@@ -143,9 +143,9 @@ def full_precision(x):
 
 
 def recomputed(stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """stage(x) with the same gradients and running statistics, storing x alone: gradient checkpointing.
+    """Gradient checkpointing: stage(x), storing only x, with the same gradients and running statistics.
 
-    Its activations are computed again in the backward pass. The stage must not draw random numbers.
+    Activations are recomputed in the backward pass. The stage must not draw random numbers.
     """
     return checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False,
                       context_fn=lambda: (nullcontext(), _running_statistics_kept(stage)))
@@ -153,14 +153,14 @@ def recomputed(stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _running_statistics_kept(stage: nn.Module) -> Iterator[None]:
-    """BatchNorm still normalises by the batch, but its running statistics have seen this batch already."""
+    """Freezes BatchNorm's running statistics, which already include this batch; it still normalises by the batch."""
     norms = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0  # running = 1·running + 0·batch
     try:
         yield
-    finally:  # checkpoint() leaves with an exception as soon as it has what it needs
+    finally:  # checkpoint() exits with an exception as soon as it has what it needs
         for norm, (momentum, batches) in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(batches)

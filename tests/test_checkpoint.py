@@ -36,7 +36,7 @@ def test_what_does_not_fit_is_listed(model, tmp_path):
     checkpoint.save(tmp_path / "w.pth", state)
     with pytest.raises(UserError) as error:
         checkpoint.load_weights(U2Net(), tmp_path / "w.pth")
-    for words in ("1 missing (side1.bias)", "1 unexpected (extra)", "1 of another shape (outconv.weight)"):
+    for words in ("1 missing (side1.bias)", "1 unexpected (extra)", "1 with the wrong shape (outconv.weight)"):
         assert words in str(error.value)
 
 

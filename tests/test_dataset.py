@@ -35,7 +35,7 @@ def test_paths_are_relative_to_the_csv_and_may_be_absolute(folder):
     (("rgb_0.png", "wide.png"), ["line 3", "rgb_0.png is 32×32", "wide.png is 16×8"]),
     (("", "alpha_0.png"), ["line 3", "empty"]),
     (("rgb_0.png", "ones.png"), ["line 3", "ones.png", "largest value is 1 of 255"]),
-    (("alpha_1.png", "rgb_1.png"), ["line 3", "rgb_1.png: has colours", "are image and alpha exchanged?"]),
+    (("alpha_1.png", "rgb_1.png"), ["line 3", "rgb_1.png: has colours", "are image and alpha swapped?"]),
     (("turned.jpg", "upright.png"), ["turned.jpg is 8×16, but", "upright.png is 16×8: turned.jpg is turned by its"]),
     (("linked.png", "alpha_0.png"), ["line 3", "linked.png: points to nowhere.png, which does not exist"]),
 ])
@@ -57,9 +57,9 @@ def test_a_bad_row_is_named(folder, row, words):
 def test_skip_drops_bad_rows_and_says_so(folder, capsys):
     path = write_csv(folder / "p.csv", [("rgb_0.png", "alpha_0.png"), ("missing.png", "alpha_1.png")])
     assert len(read_pairs(path, on_error="skip")) == 1
-    assert "left out 1 of 2 pairs" in capsys.readouterr().out
+    assert "skipped 1 of 2 pairs" in capsys.readouterr().out
     all_bad = write_csv(folder / "q.csv", [("missing.png", "alpha_1.png")])
-    with pytest.raises(UserError, match="no usable pair"):
+    with pytest.raises(UserError, match="none of its 1 pairs is usable"):
         read_pairs(all_bad, on_error="skip")
 
 
@@ -112,8 +112,8 @@ def test_a_home_folder_and_either_form_of_accents_are_found(tmp_path, monkeypatc
 @pytest.mark.parametrize("data, words", [
     ("image_path,alpha_path\nM\u00fcller.png,a.png\n".encode("cp1252"), "line 2: cannot be read as UTF-8 text; save"),
     (b"image_path:alpha_path\na:b\n", "no column image_path and alpha_path; .*separated by commas, semicolons"),
-    (b"image_path,alpha_path\na,b.png,alpha.png\n", "line 2: has 3 cells, the first line 2; put .* into quotes"),
-    (b"image_path,alpha_path,Alpha_Path\na,b,c\n", "has 2 columns alpha_path"),
+    (b"image_path,alpha_path\na,b.png,alpha.png\n", "line 2: has 3 cells, the first line 2; quote values .* ','"),
+    (b"image_path,alpha_path,Alpha_Path\na,b,c\n", "has 2 columns named alpha_path"),
     (b"rgb_0.png,alpha_0.png\n", "the first line must be image_path,alpha_path"),
 ])
 def test_what_a_csv_does_not_say_clearly_is_named(tmp_path, data, words):
@@ -168,7 +168,8 @@ def test_files_that_both_sets_share_and_repeated_rows_are_announced(folder, caps
     train = read_pairs(write_csv(folder / "train.csv", [NAMES[0], NAMES[1], NAMES[0], NAMES[0]]))
     assert "train.csv: lists 1 photographs more than once, rgb_0.png 3 times" in capsys.readouterr().out
     val = read_pairs(write_csv(folder / "val.csv", [("again.png", "alpha_2.png"), ("rgb_2.png", "alpha_2.png")]))
-    assert shared(train, val)[0].startswith("1 of 2 validation pairs have a file that is trained on as well, again.png")
+    line = shared(train, val)[0]
+    assert line.startswith("1 of 2 validation pairs share a file with the training pairs, such as again.png")
     assert not shared(train, val[1:])
 
 
@@ -238,9 +239,9 @@ def test_a_background_that_breaks_later_is_replaced_by_the_next_one(tmp_path, ca
     first, again = ([train_set[0, i][0] for i in range(3)] for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     assert train_set._background(1).max() == 0
-    assert capsys.readouterr().out.count("1.png: no such file or directory; another background takes its place") == 1
+    assert capsys.readouterr().out.count("1.png: no such file or directory; using another background") == 1
     (tmp_path / "backgrounds/0.png").unlink()
-    with pytest.raises(OperationError, match="no background can be read any more"):
+    with pytest.raises(OperationError, match="none of the backgrounds can be read any more"):
         train_set[0, 0]
 
 

@@ -84,7 +84,7 @@ TENSORS = {"a": torch.ones(1000)}
 @pytest.mark.parametrize("name, content, words", [
     ("w.safetensors", safetensors, "is in the safetensors format; convert"),
     ("w.pth", safetensors, "safetensors.torch.load_file('w.pth')"),
-    ("w.pt", script, "is TorchScript; convert it where you have it: torch.save(torch.jit.load('w.pt').state_dict()"),
+    ("w.pt", script, "is TorchScript; convert it with torch.save(torch.jit.load('w.pt').state_dict()"),
     ("w.onnx", lambda: b"\x08\x08\x12\x07pytorch", "is an ONNX network"),
     ("w.pth", lambda: b"\x08\x08\x12\x07pytorch", "is an ONNX network"),
     ("w.pth", lambda: saved(torch.nn.Conv2d(1, 1, 1)), "it holds code (torch.nn.modules.conv.Conv2d)"),

@@ -116,7 +116,7 @@ def test_pairs_of_the_corpus_are_checked_as_a_whole_and_the_bad_ones_listed(fold
     kept = {pair.image_path.name for pair in pairs}
     assert kept >= {file.name for file in corpus.files() if file.good}
     assert not kept & {file.name for file in corpus.files() if file.good is False}
-    assert f"left out {len(names) - len(kept)} of {len(names)} pairs" in said
+    assert f"skipped {len(names) - len(kept)} of {len(names)} pairs" in said
     assert all(str(folder / name) in said for name in set(names) - kept)
 
 
@@ -141,7 +141,7 @@ def test_training_and_inference_on_the_odd_ones(folder, tmp_path, command):
     run = tiny(table, tmp_path / "run", "train.epochs=1", "train.samples=0", "data.size=64")
     code, out, err = command(train_main, *run, "data.on_error=skip")
     assert code == 0, err
-    assert out.count("left out 3 of 15 pairs") == 2 and all(name in out for name in bad)
+    assert out.count("skipped 3 of 15 pairs") == 2 and all(name in out for name in bad)
     code, _, err = command(train_main, *run)
     assert code == 2 and err.count("\n") == 1 and "no_empty.png" in err
 

@@ -123,7 +123,7 @@ def test_numba_has_a_cache_where_neither_its_own_folder_nor_home_can_be_written(
         (package / name).write_text("a file")
     (tmp_path / "home").write_text("a file")
     (tmp_path / "tmp").mkdir()
-    code = ("import numpy as np, foreground\n"
+    code = ("import numpy as np\nfrom imaging import foreground\n"
             "rgb = np.full((2, 2, 3), 90, np.uint8)\n"
             "assert (foreground.estimate_foreground(rgb, np.full((2, 2), .5)) == rgb).all()")
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}/site:{ROOT}/src", "HOME": f"{tmp_path}/home",

@@ -85,7 +85,7 @@ def test_a_full_disk_ends_the_caches_but_not_the_work(small_disk, capsys):
     left = {str(file.relative_to(disk)) for file in disk.rglob("*") if file.is_file()}
     assert left == {"filler", "decoded/lock"}
     out = capsys.readouterr().out
-    assert out.count("\n") == 2 and out.count("nothing more is kept there (the disk is full)") == 2
+    assert out.count("\n") == 2 and out.count("no longer used as a cache (the disk is full)") == 2
 
 
 def test_training_on_a_disk_that_fills_up_keeps_its_last_state(small_disk, pairs_csv, monkeypatch, capsys):

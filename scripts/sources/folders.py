@@ -12,8 +12,8 @@ from core.config import Config
 from core.errors import UserError
 from core.files import file_sha256
 from imaging.images import image_files, is_text
+from imaging.pair_checks import doubts
 from imaging.pairs import Pair, Split, check_pairs, memory_file, split_by_name
-from imaging.plausible import doubts
 
 
 def fetch(cfg: Config) -> Split:

@@ -1,7 +1,7 @@
 """Weights and training state on disk: saved whole or not at all, loaded without running any code in the file.
 
-torch.save writes a zip archive with a checksum (CRC-32) of each of its parts, which torch.load does not look at: a
-flipped bit would become a wrong weight. load() does look.
+torch.save writes a zip archive with a checksum (CRC-32) per member, which torch.load ignores: a flipped bit would
+become a wrong weight. load() verifies the checksums.
 """
 import argparse
 import hashlib
@@ -13,29 +13,29 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from core.errors import OperationError, UserError, brief
+from core.errors import OperationError, UserError, brief, out_of_resources
 from core.files import disk_full, move, written_whole
 from core.foreign_weights import bare_weights, kind_of_file
 
 
 class Damaged(UserError):
-    """The file is not, or no longer, what save() wrote."""
+    """The file is missing, damaged or not a checkpoint."""
 
 
 def save(path: str | Path, state: dict, previous: Path | None = None) -> None:
-    """Tensors and plain values only, so that load() can read it back. What `path` held before becomes `previous`."""
+    """Saves tensors and plain values only, as load() accepts. The old file, if any, is moved to `previous`."""
     path = Path(path)
     try:
         with written_whole(path) as part:
             torch.save(state, part)
-            if previous and path.exists():  # killed between here and the end: there is `previous`, whole
+            if previous and path.exists():  # if killed after this, `previous` is whole
                 move(path, previous)
-    except RuntimeError as error:  # torch's writer hides the system's error
+    except RuntimeError as error:  # torch's writer hides the OSError
         raise OperationError(disk_full(path, brief(error), needed=size(state))) from None
 
 
 def size(value: object) -> int:
-    """Bytes of all tensors in a state: what its file takes, nearly."""
+    """Bytes of all tensors in a state, which is nearly its file size."""
     if torch.is_tensor(value):
         return value.nbytes
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
@@ -43,39 +43,39 @@ def size(value: object) -> int:
 
 
 def load(path: str | Path) -> dict:
-    """What save() wrote, or any file of tensors and plain values, on the CPU. A file with code in it is refused.
+    """Loads, on the CPU, what save() wrote or any file of tensors and plain values. A file with code is refused.
 
-    Of objects only argparse's Namespace is taken, which is no more than a dict: many programs save their arguments.
+    The only class accepted is argparse.Namespace, a plain container: many programs save their arguments.
     """
     try:
         check(Path(path))
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # of an odd pickle; what is wrong with it is said below
+            warnings.simplefilter("ignore")  # about odd pickles; faults are reported below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Damaged(f"{path}: no such checkpoint; `make train` writes best.pth, `make weights` fetches the "
-                      "official ones, model.weights=null trains from nothing") from None
+                      "official weights, model.weights=null trains from scratch") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, not a checkpoint") from None
     except Exception as error:  # a hostile pickle can make torch's reader raise anything
-        if isinstance(error, MemoryError) or "can't allocate" in str(error):
+        if out_of_resources(error) or "can't allocate" in str(error):
             raise
         reason = f"cannot be read as a checkpoint ({brief(error)[:120]})"
         if isinstance(error, pickle.UnpicklingError):
-            reason = "refused: not a file of plain tensors (damaged, or it holds code)"
+            reason = "refused: not a file of plain tensors (it is damaged or holds code)"
         kind = kind_of_file(Path(path), error) or f"{reason}; fetch or train it again"
         raise Damaged(f"{path}: {kind}") from None
     if not isinstance(state, dict):
         raise Damaged(f"{path}: holds a {type(state).__name__}, not a state_dict")
     if "model_state" not in state:
-        state.pop("config", None)  # another program's, with other keys
+        state.pop("config", None)  # from another program, with other keys
     if not plausible(state.get("config")):
-        raise Damaged(f"{path}: its config is not one that training writes; fetch or train it again")
+        raise Damaged(f"{path}: its config was not written by this program; fetch or train it again")
     return state
 
 
 def plausible(config: object) -> bool:
-    """Whether what is read of a checkpoint's config, where it has one, can be what training has put there."""
+    """Whether the parts of a checkpoint's config that are used later, if it has one, are valid."""
     sections = config or {"model": {}, "infer": {}}
     if not isinstance(sections, dict) or not all(isinstance(sections.get(name), dict) for name in ("model", "infer")):
         return False
@@ -85,13 +85,13 @@ def plausible(config: object) -> bool:
 
 
 def check(path: Path) -> None:
-    """ValueError where a zip archive's parts are not those whose checksums it carries, or unpack to more than it is."""
-    if not zipfile.is_zipfile(path):  # torch's format before 1.6, which has no checksums: the official weights
+    """ValueError if a member of the zip archive fails its checksum, or if the archive unpacks to more than its size."""
+    if not zipfile.is_zipfile(path):  # the format before torch 1.6, without checksums: the official weights
         return
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-                raise ValueError("it would unpack to more than its size")
+                raise ValueError("it unpacks to more than its size")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise ValueError(f"damaged: {error}") from None
@@ -100,9 +100,9 @@ def check(path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> dict:
-    """Loads a state_dict, bare or as training programs wrap it, under its own names or prefixed (see foreign.py).
+    """Loads a state_dict, bare or wrapped, with plain or prefixed names (see foreign_weights.py), into the model.
 
-    Strict: UserError lists missing and unexpected keys and wrong shapes. -> all that the file holds.
+    Strict: UserError lists missing and unexpected keys and wrong shapes. Returns everything in the file.
     """
     state = load(path)
     weights = bare_weights(state)
@@ -110,7 +110,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     wrong = {
         "missing": [key for key in own if key not in weights],
         "unexpected": [key for key in weights if key not in own],
-        "of another shape": [key for key in own if key in weights and (
+        "with the wrong shape": [key for key in own if key in weights and (
             not torch.is_tensor(weights[key]) or weights[key].shape != own[key].shape)],
     }
     if any(wrong.values()):
@@ -120,20 +120,20 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # e.g. tensors without memory
-        raise Damaged(f"{path}: holds tensors that are no weights ({brief(error)[:120]})") from None
+        raise Damaged(f"{path}: holds tensors that cannot be weights ({brief(error)[:120]})") from None
     return state
 
 
 def identity(path: Path) -> dict[str, str]:
-    """What findings are kept for: the network in a file, the same in a copy renamed or saved in another form."""
+    """Identifies the network in a file for stored findings; equal for copies, renamed or saved in another form."""
     try:
         return {"sha256": fingerprint(bare_weights(load(path)))}
     except (RuntimeError, TypeError, ValueError) as error:  # e.g. tensors without memory
-        raise Damaged(f"{path}: holds tensors that are no weights ({brief(error)[:120]})") from None
+        raise Damaged(f"{path}: holds tensors that cannot be weights ({brief(error)[:120]})") from None
 
 
 def fingerprint(weights: dict[str, torch.Tensor]) -> str:
-    """SHA-256 of names, shapes and values. Floats count as the float32 that the network computes with."""
+    """SHA-256 of names, shapes and values, floats taken as float32, in which the network computes."""
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         value = torch.as_tensor(value).detach()

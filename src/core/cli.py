@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from core.config import DEFAULTS
+from core import DEFAULTS
 from core.errors import OperationError, Stopped, UserError, brief
 from core.redact import Screened, learn_secrets, without_secrets
 

@@ -12,11 +12,10 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
+from core import DEFAULTS, ROOT
 from core.errors import UserError
 from core.schema import Config, Loss, Section
 
-ROOT = Path(__file__).resolve().parents[2]
-DEFAULTS = ROOT / "config.yaml"
 EMBEDDED = ROOT / "models/u2netp_dense.pth"  # part of the repository; its model card is beside it
 
 # in place of pydantic's messages, which speak of Python types

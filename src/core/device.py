@@ -1,4 +1,4 @@
-"""Which device and number format a run uses, decided once and said out loud; what machine a figure was measured on."""
+"""The device and precision that a run uses, and the description of the machine that a figure was measured on."""
 import ctypes
 import os
 import platform
@@ -14,62 +14,61 @@ import torch
 from core.errors import OperationError, UserError, brief
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def usable_cores() -> int:
-    """How many this process may use; on macOS, which does not tell, all there are."""
+    """How many cores this process may use; on macOS, which does not say, all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pick_device() -> torch.device:
-    """The first visible GPU (CUDA_VISIBLE_DEVICES chooses), else the CPU, with memory arranged for it.
+    """The first visible GPU (see CUDA_VISIBLE_DEVICES), else the CPU, for which malloc is tuned.
 
-    What computes in fp32 on a GPU does so in full: TF32 is off. OperationError for a GPU that this torch has no code
-    for.
+    On a GPU fp32 is full fp32: TF32 is off. OperationError if this torch has no code for the GPU.
     """
-    with warnings.catch_warnings(record=True) as said:  # e.g. of a driver that is too old, in many lines
+    with warnings.catch_warnings(record=True) as said:  # e.g. several lines about an old driver
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     for warning in said:
-        print(f"note    no GPU is used: {brief(warning.message)}")
+        print(f"note    using no GPU: {brief(warning.message)}")
     if available:
         check_gpu(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
-        torch.backends.cudnn.allow_tf32 = False  # on by default: from Ampere on, convolutions would keep 10 bits of 23
+        torch.backends.cudnn.allow_tf32 = False  # default True: since Ampere convolutions would keep 10 of 23 bits
         return torch.device("cuda")
     keep_freed_memory()
     return torch.device("cpu")
 
 
 def check_gpu(capability: tuple[int, int], built_for: list[str]) -> None:
-    """OperationError where torch's code, e.g. for sm_75 and compute_120, does not run on a GPU of this capability.
+    """OperationError if torch's code (built_for: e.g. sm_75, compute_120) does not run on a GPU of this capability.
 
-    sm_86 runs on 8.6 and later of 8.x; compute_90 is compiled by the driver for whatever is later.
+    sm_86 runs on 8.6 and later 8.x; compute_90 is compiled by the driver for 9.0 and later.
     """
     found = [re.fullmatch(r"(sm|compute)_(\d+)(\d)", name) for name in built_for]
     versions = [(match[1], int(match[2]), int(match[3])) for match in found if match]
     if not versions or any(capability >= (major, minor) and (kind == "compute" or capability[0] == major)
                            for kind, major, minor in versions):
         return
-    raise OperationError(f"torch {torch.__version__} has no code for this GPU, whose compute capability is "
-                         f"{'{}.{}'.format(*capability)} (it has {', '.join(built_for)}); install a torch built for "
-                         "it, choose another GPU, or set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU")
+    raise OperationError(f"torch {torch.__version__} has no code for this GPU of compute capability "
+                         f"{'{}.{}'.format(*capability)}, only {', '.join(built_for)}; install a torch built for "
+                         "it, choose another GPU, or set CUDA_VISIBLE_DEVICES= (empty) to use the CPU")
 
 
 def check_compiler(device: torch.device) -> None:
-    """UserError where torch.compile would find no compiler: it needs one for what it writes."""
+    """UserError if there is no compiler for the code that torch.compile generates."""
     default = "clang++" if sys.platform == "darwin" else "g++"
     names = [os.environ.get("CXX") or default] if device.type == "cpu" else [os.environ.get("CC"), "gcc", "clang"]
     if not any(shutil.which(shlex.split(name)[0]) for name in names if name):
-        raise UserError(f"train.compile: no compiler is here ({' or '.join(filter(None, names))}); install one "
-                        "(apt-get install g++), or set train.compile=false")
+        raise UserError(f"train.compile: no compiler found ({' or '.join(filter(None, names))}); install one "
+                        "(apt-get install g++) or set train.compile=false")
 
 
 def keep_freed_memory() -> None:
-    """What one tensor gives back stays with the process, for the next one.
+    """Makes glibc keep freed memory for the next tensor; does nothing with other C libraries.
 
-    glibc would return every large block to the system, which zeroes it before the process gets it anew: half of the
-    time of a training step, and of a forward pass in torch (docs/benchmarks.md). Other C libraries are left alone.
+    By default it returns large blocks to the system, which zeroes them before reuse: half the time of a training step
+    and of a forward pass in torch (docs/benchmarks.md).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -78,9 +77,9 @@ def keep_freed_memory() -> None:
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """auto -> bf16 where the hardware computes in it, fp16 on older GPUs (T4), else fp32."""
+    """auto -> bf16 if the hardware supports it, fp16 on older GPUs (T4), else fp32."""
     if wanted == "int8":
-        raise UserError("infer.precision=int8: torch does not compute in it, openvino on a CPU does; set "
+        raise UserError("infer.precision=int8: only openvino on a CPU supports it, torch does not; set "
                         "infer.precision=auto")
     if wanted != "auto":
         if device.type == "cuda" and wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -114,10 +113,10 @@ def processor() -> str:
 
 
 def peak_bytes(usage) -> int:
-    """Of a process's resource usage; ru_maxrss is in bytes on macOS, in KiB elsewhere."""
+    """Peak memory from a process's resource usage; ru_maxrss is in bytes on macOS, in KiB elsewhere."""
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def hardware() -> str:
-    """What a network runs on here: the GPU's name, or the processor's."""
+    """The name of the GPU if there is one, else of the processor."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()

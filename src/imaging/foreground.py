@@ -1,4 +1,4 @@
-"""The object's own colour, also where the background shines through: without it cut-outs carry a halo."""
+"""The object's own colour where the background shows through: without it cut-outs have a halo."""
 import contextlib
 import functools
 import hashlib
@@ -23,19 +23,19 @@ ONE_AT_A_TIME = threading.Lock()
 def estimate_foreground(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """(H,W,3) uint8 from rgb (H,W,3) uint8 and alpha (H,W): pymatting's multilevel method (Germer et al., 2020).
 
-    Where nothing is soft, and where there is but one pixel, the image's own colours.
+    If no pixel is soft, or there is only one, rgb itself.
     """
     if alpha.size == 1 or not ((alpha > 0.005) & (alpha < 0.995)).any():
         return rgb
-    # Of numba's kinds of threads this one survives the fork into a DataLoader worker, as OpenMP's do not, and shares
-    # nothing with OpenVINO, whose copy of TBB would wait for ever when the process ends. It takes one call at a time.
+    # Of numba's threading layers this one survives the fork into a DataLoader worker (OpenMP does not) and shares
+    # nothing with OpenVINO (whose TBB would hang at exit). It is not thread-safe, hence the lock.
     os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
     settle_cache()
     try:
         from pymatting import estimate_foreground_ml  # slow to import, and absent from Kaggle's image
     except ImportError:
-        raise UserError("pymatting is not installed: augment.background_p and infer.cutout_dir need it "
-                        "(pip install pymatting), or set them to 0 and null") from None
+        raise UserError("pymatting, needed for augment.background_p and infer.cutout_dir, is not installed; "
+                        "pip install pymatting, or set them to 0 and null") from None
     with ONE_AT_A_TIME:
         foreground = estimate_foreground_ml(rgb / np.float32(255), alpha.astype(np.float32))
     return np.rint(np.clip(foreground, 0, 1) * 255).astype(np.uint8)
@@ -43,10 +43,10 @@ def estimate_foreground(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def settle_cache() -> None:
-    """Before pymatting is imported: numba refuses to, unless it finds a folder for what it compiles.
+    """Gives numba a writable cache folder, without which pymatting cannot be imported.
 
-    It looks in $NUMBA_CACHE_DIR, in pymatting's own folder and in the user's cache; where none can be written, it gets
-    one among the temporary files, kept for the next process.
+    numba tries $NUMBA_CACHE_DIR, pymatting's own folder and the user's cache; if none is writable, it gets a temporary
+    folder, which the next process reuses.
     """
     package = importlib.util.find_spec("pymatting")
     if package is None:
@@ -58,7 +58,7 @@ def settle_cache() -> None:
 
 
 def is_writable(folder: str) -> bool:
-    """As numba itself finds out; makes the folder."""
+    """Tested as numba does it; creates the folder."""
     try:
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -68,7 +68,7 @@ def is_writable(folder: str) -> bool:
 
 
 def own_temporary(name: str) -> str:
-    """A folder that nobody else can write: numba runs what it finds there."""
+    """A temporary folder that only this user can write to, as numba runs code from it."""
     folder = os.path.join(tempfile.gettempdir(), name)
     try:
         os.mkdir(folder, 0o700)
@@ -80,10 +80,10 @@ def own_temporary(name: str) -> str:
 
 
 def cached_foreground(cache: Cache, sources: tuple[Path, Path], rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """estimate_foreground(), computed once and kept in `cache` until one of its source files changes."""
+    """estimate_foreground(), kept in `cache` until one of the source files changes."""
     identity = str([*map(stamp, sources), rgb.shape])
     path = cache.folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.png"
-    with contextlib.suppress(UserError):  # not there, or damaged
+    with contextlib.suppress(UserError):  # missing or damaged
         return read_rgb(path)
     foreground = estimate_foreground(rgb, alpha)
     cache.keep(lambda: write_image(path, foreground, [cv2.IMWRITE_PNG_COMPRESSION, 1]))

@@ -1,12 +1,12 @@
-"""What a file is that cannot be read as a picture, by its first bytes, and what to do about it."""
+"""Names the format of a file that cannot be read as an image, from its first bytes, with a remedy."""
 from pathlib import Path
 
 CONVERT = "convert it to PNG or JPEG, e.g. with ImageMagick: magick IN OUT.png"
 DOWNLOAD = "download the file again"
-TIFF = ("a TIFF that is damaged or cannot be read as an image", "save it as PNG, or as a TIFF of 8 or 16 bits whose "
-        "0 is black")
-HEIC = ("heic", "heix", "hevc", "heim", "heis", "mif1", "msf1")  # what an ISO file calls itself, its brand
-# First bytes -> what the file is, and the remedy.
+TIFF = ("a TIFF that is damaged or of a kind that cannot be read", "save it as PNG, or as a TIFF of 8 or 16 bits "
+        "whose 0 is black")
+HEIC = ("heic", "heix", "hevc", "heim", "heis", "mif1", "msf1")  # brands of ISO files
+# First bytes -> (kind of file, remedy).
 STARTS = {
     b"GIF8": ("a GIF", CONVERT), b"8BPS": ("a Photoshop file", CONVERT), b"v/1\1": ("an OpenEXR picture", CONVERT),
     b"\0\0\0\x0cjP  ": ("a JPEG 2000 picture", CONVERT), b"\xff\x4f\xff\x51": ("a JPEG 2000 picture", CONVERT),
@@ -22,13 +22,13 @@ STARTS = {
     b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "run git lfs pull"),
     b"<!doctype": ("a web page", DOWNLOAD), b"<html": ("a web page", DOWNLOAD),
 }
-# Pictures that are not read, as their names end.
+# Suffixes of pictures that cannot be read.
 SUFFIXES = {".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".j2k", ".psd", ".exr", ".hdr", ".dng", ".cr2", ".cr3",
             ".nef", ".arw", ".orf", ".raf", ".rw2", ".svg", ".pdf", ".jfif", ".tga", ".ppm", ".pgm"}
 
 
 def foreign(path: Path) -> str | None:
-    """`is a HEIC picture; convert it …`, or None for a file that is of no kind known here."""
+    """`is a HEIC picture; convert it …`, or None if the kind of file is unknown."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -53,11 +53,11 @@ def _known(head: bytes) -> tuple[str | None, str]:
 
 
 def _iso(head: bytes) -> str:
-    """HEIC, AVIF and films share one container; its first box lists what the file is compatible with."""
+    """HEIC, AVIF and videos share one container, whose first box lists compatible brands."""
     length = int.from_bytes(head[:4])
     brands = [head[8:12].decode("latin-1"), *(head[at:at + 4].decode("latin-1") for at in range(16, length, 4))]
     if "avif" in brands or "avis" in brands:
         return "an AVIF picture"
     if brands[0] == "crx ":
         return "a camera's raw file (CR3)"
-    return "a HEIC picture" if any(brand in HEIC for brand in brands) else "a film"
+    return "a HEIC picture" if any(brand in HEIC for brand in brands) else "a video"

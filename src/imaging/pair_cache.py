@@ -1,7 +1,7 @@
 """Decoded training pairs kept on disk: each image file is decoded once, not once per epoch.
 
-The files are plain arrays, so that the operating system's page cache holds them in memory as far as there is room,
-once for all worker processes and runs.
+The files are plain arrays, so that the operating system's page cache keeps as many in memory as fit, shared by all
+worker processes and runs.
 """
 import errno
 import fcntl
@@ -14,20 +14,20 @@ from typing import IO
 
 import numpy as np
 
-from core.files import remove, written_whole
+from core.files import remove, stamp, written_whole
 from core.ownership import CACHED
 from imaging.cache import Cache
 
-HEADER = 256  # bytes, more than that of a stored array
-PATIENCE = 10  # seconds for another process to finish its writing: a suspended one never does
+HEADER = 256  # bytes, an upper bound for the header of a .npy array
+PATIENCE = 10  # seconds to wait for another process to finish writing; a suspended one never does
 
 
 class DecodedFiles:
-    """Arrays made from image files, bit for bit as they were made, in a `folder` that never exceeds `limit` bytes.
+    """Arrays decoded from image files, stored losslessly in a `folder` that never exceeds `limit` bytes.
 
-    An entry is known by its source files' paths, times and sizes and by `recipe`, whatever else it depends on. When
-    the folder is full, entries that are not made from `sources` make room; what finds none is made anew each time, as
-    is everything where the folder cannot be written to.
+    An entry's key is the paths, times and sizes of its source files and `recipe` (any other parameters). When the
+    folder is full, entries of files not in `sources` are evicted; arrays that still do not fit are recomputed each
+    time, and so are all if the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, limit: float, sources: Iterable[Sequence[Path]], recipe: object):
@@ -36,23 +36,23 @@ class DecodedFiles:
         self._own = {self._entry(files).name for files in sources}
 
     def get(self, files: Sequence[Path], make: Callable[[], Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
-        """What make() returns, or returned when it was asked first: as many arrays as there are files."""
+        """The cached result of make(), which returns one array per file."""
         entry = self._entry(files)
         try:
             with entry.open("rb") as stored:
                 return [np.load(stored) for _ in files]
-        except (OSError, ValueError, EOFError):  # not there yet, gone for another run's sake, or damaged
+        except (OSError, ValueError, EOFError):  # not cached yet, evicted by another run, or damaged
             arrays = make()
             self._cache.keep(lambda: self._keep(entry, arrays))
             return arrays
 
     def _entry(self, files: Sequence[Path]) -> Path:
-        stats = [(str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size) for path in files]
+        stats = [(path, changed, size) for path, size, changed in map(stamp, files)]
         return self.folder / f"{hashlib.sha256(repr((stats, self.recipe)).encode()).hexdigest()[:24]}.npy"
 
     def _keep(self, entry: Path, arrays: Sequence[np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("a") as lock:  # one process at a time, until it closes
+        with (self.folder / "lock").open("a") as lock:  # one process at a time; closing releases it
             claim(lock)
             if self._makes_room(sum(array.nbytes + HEADER for array in arrays)):
                 with written_whole(entry) as part, part.open("wb") as file:
@@ -74,7 +74,7 @@ class DecodedFiles:
 
 
 def claim(lock: IO) -> None:
-    """The lock, as soon as it is free. OSError where it stays taken."""
+    """Waits for the lock. OSError if it is not released in time."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

@@ -1,6 +1,7 @@
-"""Pairs CSV: read and checked, split by name, written.
+"""Pairs CSV: reading and checking, splitting by name, writing.
 
-    pairs = read_pairs("data/splits/train.csv")          # each pair decoded once, or remembered as good
+    train = configured_pairs(cfg, "train")                # each pair decoded once, or remembered as good
+    pairs = read_pairs("other.csv")
     write_splits(root, [split_by_name([(image_path, alpha_path), …], val_share=0.2)])
 """
 import csv
@@ -22,42 +23,47 @@ from core.distributed import ALONE, World
 from core.errors import UserError
 from core.files import written_whole
 from imaging.alphas import is_coloured, read_alpha
-from imaging.checked_pairs import Remembered, key
 from imaging.images import dangling, is_turned, read_rgb, resize_longer_side
-from imaging.plausible import doubts, look
+from imaging.pair_checks import Remembered, doubts, files_key, look
 from imaging.tables import read_table
 
-# "train" and "val" -> (image, alpha) paths, and the family where there is one
+# "train" and "val" -> (image, alpha) or (image, alpha, family)
 Split = dict[str, list[tuple[Path, Path] | tuple[Path, Path, str]]]
-RULES = f"1, Pillow {PIL.__version__}"  # what pairs are judged by; a new number when that changes: all are checked anew
+RULES = f"1, Pillow {PIL.__version__}"  # a new number when the checks change: all pairs are checked again
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One row of a pairs CSV: its two files and where it stands, for messages."""
+    """One row of a pairs CSV: its two files and its place in the CSV, for messages."""
     image_path: Path
     alpha_path: Path
     row: str
-    family: str = ""  # of the CSV's optional column `family`: what results are grouped by
+    family: str = ""  # the CSV's optional column `family`, by which results are grouped
+
+
+def configured_pairs(cfg: Config, split: str, world: World = ALONE) -> list[Pair]:
+    """The pairs of data.train_csv or data.val_csv (split: train | val), read as cfg.data says; see read_pairs()."""
+    csv_path = {"train": cfg.data.train_csv, "val": cfg.data.val_csv}[split]
+    return read_pairs(csv_path, cfg.data.limit, cfg.data.on_error, world, memory_file(cfg))
 
 
 def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "fail",
                world: World = ALONE, memory: Path | None = None) -> list[Pair]:
-    """The pairs of a CSV, each one decoded once, by one of the processes, to know that it is usable.
+    """The first `limit` pairs of a CSV. One of the processes decodes each pair once to check it.
 
-    memory: file of what was found by earlier calls, so that only new and changed pairs are decoded again.
-    UserError names the row and the path of the first bad pair; with on_error="skip" bad pairs are dropped and said.
+    memory: file with the findings of earlier calls, so that only new and changed pairs are decoded. UserError names row
+    and path of the first bad pair; with on_error="skip" bad pairs are dropped and listed.
     """
     pairs = _read_rows(Path(csv_path))[:limit]
     faults, findings = check_pairs(pairs, str(csv_path), world, memory)
     if faults and on_error == "fail":
         raise UserError(f"{next(iter(faults.values()))} ({len(faults)} of {len(pairs)} pairs are bad; "
-                        "data.on_error=skip leaves them out)")
+                        "data.on_error=skip skips them)")
     if faults:
-        print(f"{csv_path}: left out {len(faults)} of {len(pairs)} pairs (data.on_error=skip):", *faults.values(),
+        print(f"{csv_path}: skipped {len(faults)} of {len(pairs)} pairs (data.on_error=skip):", *faults.values(),
               sep="\n  ")
     if len(faults) == len(pairs):
-        raise UserError(f"{csv_path}: no usable pair is left of {len(pairs)}; the first: {faults[0]}")
+        raise UserError(f"{csv_path}: none of its {len(pairs)} pairs is usable; the first: {faults[0]}")
     good = [pair for index, pair in enumerate(pairs) if index not in faults]
     for line in [*doubts(str(csv_path), [pair.alpha_path.name for pair in good], findings), *repeated(csv_path, good)]:
         print(f"note    {line}")
@@ -66,10 +72,11 @@ def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "
 
 def check_pairs(pairs: Sequence[Pair], where: str, world: World = ALONE,
                 memory: Path | None = None) -> tuple[dict[int, str], list[list]]:
-    """({index of a bad pair: what is wrong with it}, plausible.look()'s findings of the good ones, in order)."""
+    """({index of a bad pair: what is wrong with it}, look()'s findings about the good ones, in order)."""
     known, mine = Remembered(memory, RULES), world.deal(range(len(pairs)))
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        keys = dict(zip(mine, pool.map(lambda i: key(pairs[i].image_path, pairs[i].alpha_path), mine), strict=True))
+        keys = dict(zip(mine, pool.map(lambda i: files_key(pairs[i].image_path, pairs[i].alpha_path), mine),
+                        strict=True))
         found = {i: known.findings[keys[i]] for i in mine if keys[i] in known.findings}
         new = [i for i in mine if i not in found]
         checked = pool.map(lambda i: check(pairs[i]), new)
@@ -84,7 +91,7 @@ def check_pairs(pairs: Sequence[Pair], where: str, world: World = ALONE,
 
 
 def check(pair: Pair) -> str | list:
-    """What is wrong with a pair; plausible.look()'s finding if nothing is."""
+    """What is wrong with a pair, or look()'s finding if nothing is."""
     try:
         return look(*read_pair(pair))
     except UserError as error:
@@ -92,12 +99,12 @@ def check(pair: Pair) -> str | list:
 
 
 def memory_file(cfg: Config) -> Path:
-    """Where the findings of the checks are remembered."""
+    """Where findings about pairs are kept between runs."""
     return cfg.data.root / "cache/checked.json"
 
 
 def repeated(where: str | Path, pairs: Sequence[Pair]) -> list[str]:
-    """A line when rows repeat others."""
+    """A line if images are listed more than once."""
     times = Counter(pair.image_path.resolve() for pair in pairs)
     twice = [path for path, count in times.items() if count > 1]
     if not twice:
@@ -106,13 +113,13 @@ def repeated(where: str | Path, pairs: Sequence[Pair]) -> list[str]:
 
 
 def shared(train: Sequence[Pair], val: Sequence[Pair]) -> list[str]:
-    """A line when pairs of both sets have files in common."""
+    """A line if the two sets have files in common."""
     known = {path.resolve() for pair in train for path in (pair.image_path, pair.alpha_path)}
     both = [pair for pair in val if not known.isdisjoint((pair.image_path.resolve(), pair.alpha_path.resolve()))]
     if not both:
         return []
-    return [f"{len(both)} of {len(val)} validation pairs have a file that is trained on as well, "
-            f"{both[0].image_path.name} for example: the validation looks better than it is"]
+    return [f"{len(both)} of {len(val)} validation pairs share a file with the training pairs, such as "
+            f"{both[0].image_path.name}: validation results will look too good"]
 
 
 def _read_rows(csv_path: Path) -> list[Pair]:
@@ -131,15 +138,15 @@ def _read_rows(csv_path: Path) -> list[Pair]:
 
 
 def find_file(folder: Path, text: str) -> Path:
-    """The file that a cell of a pairs CSV names: as typed if there is one, else as other systems write it.
+    """The file named in a cell of a pairs CSV: as typed if that exists, else as other systems write it.
 
-    Blanks around it, ~, Windows' backslashes, and accents as one letter or as two (macOS).
+    Tries without surrounding blanks, with ~, Windows' backslashes, and accents as one or two characters (macOS).
     """
     plain = text.strip()
     home = os.path.expanduser(plain)
     forward = home.replace("\\", "/")
     for form in (text, plain, home, forward, normalize("NFC", forward), normalize("NFD", forward)):
-        if os.path.lexists(folder / form):  # an absolute path replaces the folder: that is what pathlib's / does
+        if os.path.lexists(folder / form):  # pathlib's / drops the folder if form is absolute
             return folder / form
     return folder / home
 
@@ -149,7 +156,7 @@ def read_pair(pair: Pair, size: int | None = None) -> tuple[np.ndarray, np.ndarr
     try:
         rgb, alpha = read_rgb(pair.image_path), read_alpha(pair.alpha_path)
     except UserError as error:
-        hint = "; or are image and alpha exchanged?" if _is_exchanged(pair) else ""
+        hint = "; are image and alpha swapped?" if _is_swapped(pair) else ""
         raise UserError(f"{pair.row}: {error}{hint}") from None
     if rgb.shape[:2] != alpha.shape:
         (height, width), (alpha_height, alpha_width) = rgb.shape[:2], alpha.shape
@@ -158,8 +165,8 @@ def read_pair(pair: Pair, size: int | None = None) -> tuple[np.ndarray, np.ndarr
     return resize_longer_side(rgb, size), resize_longer_side(alpha, size)
 
 
-def _is_exchanged(pair: Pair) -> bool:
-    """Whether the alpha can only be a photograph, and the photograph could be an alpha."""
+def _is_swapped(pair: Pair) -> bool:
+    """Whether the image could be an alpha and the alpha cannot."""
     try:
         read_alpha(pair.image_path)
         return is_coloured(read_rgb(pair.alpha_path))
@@ -168,27 +175,27 @@ def _is_exchanged(pair: Pair) -> bool:
 
 
 def _turned(pair: Pair, rgb: np.ndarray, alpha: np.ndarray) -> str:
-    """What to do where one of the two is turned by its EXIF orientation and the other is not."""
+    """A remedy if only one of the two is turned by its EXIF orientation."""
     if rgb.shape[1::-1] != alpha.shape:
         return ""
     turned = [path for path in (pair.image_path, pair.alpha_path) if is_turned(path)]
     if len(turned) != 1:
         return ": one of them is turned by 90°"
-    return (f": {turned[0].name} is turned by its EXIF orientation, the other file is not; turn the other one as well, "
-            "or remove the orientation if the pixels are upright without it")
+    return (f": {turned[0].name} is turned by its EXIF orientation, the other file is not; turn the other one too, or "
+            "remove the orientation if the pixels are upright without it")
 
 
 def hash_share(text: str) -> float:
-    """A number in [0,1) that depends on the text alone: the same on every machine and in every run."""
+    """A hash in [0,1), the same on every machine and in every run."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
 def split_by_name(pairs: Sequence[tuple[Path, Path]], val_share: float) -> Split:
-    """Each pair's side by the name of its image, so that none changes sides when others come or go."""
+    """Assigns each pair by its image's name, so that it stays in its split when others are added or removed."""
     split = {"train": [], "val": []}
     for image, alpha in pairs:
         split["val" if hash_share(image.stem) < val_share else "train"].append((image, alpha))
-    # A handful of pairs may all fall on one side; training needs both.
+    # A handful of pairs may all be in one split; training needs both.
     for empty, full in (("val", "train"), ("train", "val")):
         if not split[empty] and len(split[full]) > 1:
             split[empty].append(split[full].pop())
@@ -200,12 +207,12 @@ def write_splits(root: Path, splits: Sequence[Split]) -> None:
     for side in ("train", "val"):
         rows = [row for split in splits for row in split[side]]
         if not rows:
-            raise UserError(f"{root}/splits/{side}.csv: no pair is left for it; the sources need two pairs at least")
+            raise UserError(f"{root}/splits/{side}.csv: would be empty; the sources must have at least two pairs")
         write_pairs_csv(root / f"splits/{side}.csv", rows, root)
 
 
 def write_pairs_csv(path: Path, rows: Sequence[tuple], root: Path) -> None:
-    """A pairs CSV; what lies in `root` is written relative to the CSV's folder, so that `root` can be moved."""
+    """Writes a pairs CSV; paths inside `root` are relative to the CSV's folder, so that `root` can be moved."""
     def text(file: Path) -> str:
         file = file.absolute()
         return os.path.relpath(file, path.parent.absolute()) if file.is_relative_to(root.absolute()) else str(file)

@@ -1,11 +1,11 @@
-"""Numbers and mattes as pictures: rows of rgb | true | pred | error, and the curves of a run."""
+"""Pictures of results: rows of rgb | true | pred | error, and the curves of a run."""
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot: no global state, no window, no backend to choose
+from matplotlib.figure import Figure  # not pyplot: no global state, no window, no backend
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,7 +14,7 @@ from core.ownership import signed
 from imaging.images import resize_longer_side, to_levels
 
 INK, PAPER, QUIET = (235, 237, 240), (24, 26, 30), (150, 156, 166)
-ERROR_FULL = 0.5  # the |error| in alpha that is drawn brightest
+ERROR_FULL = 0.5  # |error| in alpha that is drawn brightest
 
 
 def panel_sheet(rows: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], title: str,

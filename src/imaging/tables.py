@@ -1,4 +1,4 @@
-"""CSV files as people save them: any of the common separators, UTF-8 or UTF-16, capitals in the first line.
+"""CSV files as people save them: any common separator, UTF-8, UTF-16 or UTF-32, capitals in the header.
 
     for line, row in read_table("train.csv", ("image_path", "alpha_path")): row["image_path"]
 """
@@ -11,14 +11,15 @@ from pathlib import Path
 from core.errors import UserError
 
 SEPARATORS = ",;\t|"
+# byte order marks; UTF-32's come first, as they begin with UTF-16's
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
-         codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # UTF-16's mark begins UTF-32's
+         codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """[(line number, row)] by the names of the first line, in small letters; rows of blanks alone are left out.
+    """[(line number, {column in lower case: cell})]; blank rows are skipped.
 
-    UserError where one of `columns` is missing, a row has too many cells, or the file is no text that can be told.
+    UserError if one of `columns` is missing, a row has too many cells, or the encoding is unknown.
     """
     text, skipped = _without_hint(read_text(path))
     try:
@@ -33,7 +34,7 @@ def read_table(path: str | Path, columns: Sequence[str]) -> list[tuple[int, dict
 
 
 def read_text(path: str | Path) -> str:
-    """A text file in UTF-8, or in UTF-16 or UTF-32 as its mark says. UserError names the line of another encoding."""
+    """Text in UTF-8, UTF-16 or UTF-32. UserError names the first line that is in another encoding."""
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
@@ -51,14 +52,14 @@ def read_text(path: str | Path) -> str:
 
 
 def _unmarked(data: bytes) -> str:
-    """UTF-16 also without its mark: every other byte of the first line is 0 there."""
+    """Detects UTF-16 without a byte order mark: every other byte of the first line is 0."""
     if data[1:16:2].strip(b"\0") == b"" and len(data) > 15:
         return "utf-16-le"
     return "utf-16-be" if data[:16:2].strip(b"\0") == b"" and len(data) > 15 else "utf-8"
 
 
 def _without_hint(text: str) -> tuple[str, int]:
-    """The text without blank lines before its first one and Excel's `sep=;`, and how many lines that were."""
+    """The text without leading blank lines and Excel's `sep=;`, and the number of lines removed."""
     lines = text.splitlines(keepends=True)
     count = next((i for i, line in enumerate(lines) if line.strip()), 0)
     if count < len(lines) and lines[count].strip(" \t\r\n\"").lower().startswith("sep="):
@@ -67,7 +68,7 @@ def _without_hint(text: str) -> tuple[str, int]:
 
 
 def _separator(text: str, columns: Sequence[str]) -> str:
-    """The one that splits the first line into `columns`; a comma where none does, or more than one."""
+    """The first separator that splits the header into `columns`, else a comma."""
     first = text.split("\n", 1)[0]
 
     def names(separator: str) -> set[str]:
@@ -85,14 +86,14 @@ def _refuse_names(path: str | Path, names: Sequence[str], columns: Sequence[str]
     missing = [column for column in columns if column not in names]
     if missing:
         raise UserError(f"{path}: no column {' and '.join(missing)}; the first line must be {','.join(columns)}, "
-                        f"separated by commas, semicolons, tabs or |; it is {','.join(names)[:80]!r}")
+                        f"separated by commas, semicolons, tabs or |, but is {','.join(names)[:80]!r}")
     twice = [column for column in columns if names.count(column) > 1]
     if twice:
-        raise UserError(f"{path}: has {names.count(twice[0])} columns {twice[0]}; rename all but one")
+        raise UserError(f"{path}: has {names.count(twice[0])} columns named {twice[0]}; rename all but one")
 
 
 def _row(names: Sequence[str], cells: list[str], where: str, separator: str) -> dict[str, str]:
     if any(cell.strip() for cell in cells[len(names):]):
-        raise UserError(f"{where}: has {len(cells)} cells, the first line {len(names)}; put values with {separator!r} "
-                        "in them into quotes")
+        raise UserError(f"{where}: has {len(cells)} cells, the first line {len(names)}; quote values that "
+                        f"contain {separator!r}")
     return dict(zip(names, cells, strict=False))
