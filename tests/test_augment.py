@@ -25,7 +25,7 @@ PARAMS = sample_xray_params(CFG.xray, np.random.default_rng(0))
 
 
 def stripes(size):
-    """Hard steps between the ends of the range and a random half: what blurs on a coarse grid find hardest."""
+    """Hard steps across the full range and a random half: the hardest case for blurs on a coarse grid."""
     rgb = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     rgb[:, :size // 2] = 255 * (np.arange(size // 2) // 9 % 2)[None, :, None]
     return rgb, scene(size)[1]
@@ -40,7 +40,7 @@ def test_the_dense_alpha_follows_its_formula(picture):
 
 
 @pytest.mark.parametrize("sigma, tolerance", [(0.8, 1e-5), (3, 2e-3), (7, 1e-3), (10, 2e-4), (30, 5e-4)])
-def test_a_wide_blur_on_a_coarse_grid_is_the_plain_one(sigma, tolerance):
+def test_a_wide_blur_on_a_coarse_grid_is_close_to_the_plain_one(sigma, tolerance):
     for image in (stripes(163)[0][..., 0] / np.float32(255), scene(97)[1]):
         plain = cv2.GaussianBlur(image.astype(float), (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
         np.testing.assert_allclose(_blur(image, sigma), plain, atol=tolerance)
@@ -57,7 +57,7 @@ def test_range_holds_for_any_parameters_and_sizes(seed, height, width):
     assert dense.min() >= 0 and dense.max() <= 0.97
 
 
-def test_outside_the_object_lies_the_background():
+def test_outside_the_object_is_the_background():
     rgb, alpha = scene(128)
     flat = xray_alpha_dense(rgb, alpha, PARAMS)
     np.testing.assert_allclose(flat[alpha == 0], PARAMS.background, atol=1e-6)

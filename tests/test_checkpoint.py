@@ -28,7 +28,7 @@ def test_every_usual_form_of_weights_loads(model, tmp_path, wrap):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_what_does_not_fit_is_listed(model, tmp_path):
+def test_keys_that_do_not_fit_are_listed(model, tmp_path):
     state = dict(model.state_dict())
     del state["side1.bias"]
     state["outconv.weight"] = torch.zeros(1, 5, 1, 1)

@@ -32,7 +32,7 @@ def fault(*overrides) -> str:
     return str(error.value)
 
 
-def test_every_key_stands_in_config_yaml_with_a_comment():
+def test_every_key_has_a_line_and_a_comment_in_config_yaml():
     lines = DEFAULTS.read_text(encoding="utf-8").splitlines()
     for key in _known_keys(Config):
         name = key.rsplit(".", 1)[-1]
@@ -49,7 +49,7 @@ TYPED = ["outputs/run #2", "#3", "007", "12:30", "2024-05-01", "yes", "1e3", "[x
 
 
 @pytest.mark.parametrize("text", TYPED)
-def test_a_text_or_a_path_is_taken_as_typed_also_by_a_saved_config_and_as_an_override_again(tmp_path, text):
+def test_texts_and_paths_are_taken_literally_and_survive_saving_and_overriding(tmp_path, text):
     cfg = load_config(DEFAULTS, [f"kaggle.message={text}", f"infer.png_dir=./{text}"])
     assert cfg.kaggle.message == text
     assert cfg.infer.png_dir == (Path.cwd() / text if text[0] == "~" else Path(text))
@@ -64,14 +64,14 @@ def test_a_path_need_not_be_valid_text(tmp_path):
     assert load_config(tmp_path / "saved.yaml") == cfg and cfg.train.out_dir == Path("latin\udce9")
 
 
-def test_null_and_nothing_mean_none_where_a_setting_may_be_null():
+def test_null_and_an_empty_value_mean_none_if_a_setting_may_be_null():
     for text in ("null", ""):
         cfg = load_config(DEFAULTS, [f"kaggle.message={text}", f"infer.images={text}", f"model.weights={text}"])
         assert (cfg.kaggle.message, cfg.infer.images, cfg.model.weights) == (None, cfg.data.test_dir, None)
         assert "should be a path" in fault(f"train.out_dir={text}")
 
 
-def test_in_a_file_too_numbers_and_dates_are_texts_where_the_setting_is_one(tmp_path):
+def test_numbers_and_dates_in_a_file_stay_text_if_the_setting_is_text(tmp_path):
     (tmp_path / "c.yaml").write_text("train:\n  out_dir: 2024-05-01\n  epochs: 0x10\n"
                                      "infer: {png_dir: 007, images: null}\n"
                                      "kaggle:\n  message: yes  # a remark\n  competition: 007\n")
@@ -81,7 +81,7 @@ def test_in_a_file_too_numbers_and_dates_are_texts_where_the_setting_is_one(tmp_
     assert load_config(DEFAULTS, ["train={out_dir: 12:30, epochs: 3}"]).train.out_dir == Path("12:30")
 
 
-def test_every_path_setting_knows_the_home_folder(monkeypatch, tmp_path):
+def test_every_path_setting_expands_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     paths = [key for key in _known_keys(Config) if _kind(key) is Path or Path in map(_plain, get_args(_kind(key)))]
     assert len(paths) >= 15
@@ -99,7 +99,7 @@ def _plain(kind):
 
 @pytest.mark.parametrize("text", ["competition, magick", " Competition,MAGICK ,", "competition magick",
                                   ",competition,,magick"])
-def test_sources_are_known_however_they_are_typed(text):
+def test_sources_may_be_typed_in_several_ways(text):
     assert load_config(DEFAULTS, [f"data.source={text}"]).data.source == "competition,magick"
 
 
@@ -110,7 +110,7 @@ def test_wrong_sources_are_refused_with_the_known_ones(text, words):
     assert words in fault(f"data.source={text}")
 
 
-def test_elsewhere_the_repositorys_config_is_used_and_it_is_said(tmp_path):
+def test_in_another_folder_the_repositorys_config_is_used_and_announced(tmp_path):
     arguments = ["src/submit.py", "score", "data.solution_csv=no.csv"]
     result = script(*arguments, cwd=tmp_path)
     assert f"config  {DEFAULTS}" in result.stdout and "no.csv: no such CSV" in one_error_line(result, 2)
@@ -145,7 +145,7 @@ def test_a_wrong_override_names_key_value_and_what_is_allowed(override, words):
 @given(st.sampled_from(_known_keys(Config)),
        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
                  st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2)))
-def test_any_value_for_any_key_is_taken_or_refused_in_one_line(key, value):
+def test_any_value_for_any_key_is_accepted_or_refused_in_one_line(key, value):
     try:
         cfg = load_config(DEFAULTS, [f"{key}={yaml.safe_dump(value)}"])
     except UserError as error:
@@ -156,7 +156,7 @@ def test_any_value_for_any_key_is_taken_or_refused_in_one_line(key, value):
 
 @settings(deadline=None)
 @given(st.text(max_size=200))
-def test_any_text_as_config_file_is_taken_or_refused_in_one_line(tmp_path_factory, text):
+def test_any_text_as_config_file_is_accepted_or_refused_in_one_line(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("config") / "c.yaml"
     path.write_text(text, encoding="utf-8")
     try:
@@ -188,12 +188,12 @@ def test_defaults_follow_from_one_another():
     assert load_config(DEFAULTS, ["model.weights=null"]).model.weights is None
 
 
-def test_selection_follows_what_the_network_learns():
+def test_the_selection_metric_follows_the_training_target():
     assert select_metric(load_config(DEFAULTS)) == "val_mse_dense"
     assert select_metric(load_config(DEFAULTS, ["augment.xray_p=0"])) == "val_mse"
 
 
-def test_a_network_without_weights_is_trained_by_another_recipe():
+def test_a_network_from_scratch_has_another_recipe():
     tuned, new = load_config(DEFAULTS).train, load_config(DEFAULTS, ["model.weights=null"]).train
     assert (tuned.lr, tuned.warmup, tuned.schedule) == (5e-5, 0, "plateau")
     assert (new.lr, new.warmup, new.schedule) == (1e-3, 0.05, "cosine")
@@ -230,12 +230,12 @@ def test_the_command_line_ends_with_2_and_one_line(argument, words, monkeypatch,
     ("kaggle.kernel=https://www.kaggle.com/Me/dense-matting?scriptVersionId=7", "Me/dense-matting"),
     ("kaggle.dataset=https://www.kaggle.com/datasets/me/my-weights", "my-weights"),
     ("kernel.owner=https://www.kaggle.com/Me", "Me")])
-def test_the_address_of_a_kaggle_page_stands_for_what_it_names(setting, value):
+def test_the_url_of_a_kaggle_page_is_reduced_to_the_name_in_it(setting, value):
     section, key = setting.partition("=")[0].split(".")
     assert getattr(getattr(load_config(DEFAULTS, [setting]), section), key) == value
 
 
 @pytest.mark.parametrize("text", ["https://www.kaggle.com/competitions", "https://example.org/c/dense-matting"])
-def test_the_address_of_another_page_does_not(text):
+def test_the_url_of_another_page_is_refused(text):
     with pytest.raises(UserError, match=r"kaggle\.competition="):
         load_config(DEFAULTS, [f"kaggle.competition={text}"])

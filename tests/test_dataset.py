@@ -54,7 +54,7 @@ def test_a_bad_row_is_named(folder, row, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_skip_drops_bad_rows_and_says_so(folder, capsys):
+def test_skip_drops_and_reports_bad_rows(folder, capsys):
     path = write_csv(folder / "p.csv", [("rgb_0.png", "alpha_0.png"), ("missing.png", "alpha_1.png")])
     assert len(read_pairs(path, on_error="skip")) == 1
     assert "skipped 1 of 2 pairs" in capsys.readouterr().out
@@ -69,7 +69,7 @@ def test_skip_drops_bad_rows_and_says_so(folder, capsys):
     ("image_path,alpha_path\n", "has no rows"),
     ("image_path,alpha_path\nonly_one\n", "line 2"),
 ])
-def test_a_csv_of_the_wrong_form_is_refused(tmp_path, text, words):
+def test_a_malformed_csv_is_refused(tmp_path, text, words):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(UserError, match=words):
         read_pairs(tmp_path / "p.csv")
@@ -116,7 +116,7 @@ def test_a_home_folder_and_either_form_of_accents_are_found(tmp_path, monkeypatc
     (b"image_path,alpha_path,Alpha_Path\na,b,c\n", "has 2 columns named alpha_path"),
     (b"rgb_0.png,alpha_0.png\n", "the first line must be image_path,alpha_path"),
 ])
-def test_what_a_csv_does_not_say_clearly_is_named(tmp_path, data, words):
+def test_an_unclear_csv_is_refused_with_the_reason(tmp_path, data, words):
     (tmp_path / "p.csv").write_bytes(data)
     with pytest.raises(UserError, match=words):
         read_pairs(tmp_path / "p.csv")
@@ -133,7 +133,7 @@ def test_any_bytes_as_csv_are_refused_in_one_line(tmp_path, data):
 
 
 def doubtful(folder, alpha: np.ndarray, rgb: np.ndarray | None = None):
-    """A CSV of two pairs, whose alphas, and photographs if given, are these."""
+    """A CSV of two pairs, both with this alpha and, if given, this photograph."""
     for i in range(2):
         cv2.imwrite(str(folder / f"alpha_{i}.png"), alpha)
         if rgb is not None:
@@ -151,7 +151,7 @@ DISC = np.rint(scene(32)[1] * 255).astype(np.uint8)
     (DISC, np.dstack([DISC] * 3), "in 2 of 2 pairs the alpha shows the same as the photograph"),
     (DISC, (DISC * 4).astype(np.uint16), "in 2 of 2 pairs the photograph has no level above 16 of 255"),
 ])
-def test_what_is_probably_meant_otherwise_is_announced(folder, capsys, alpha, rgb, words):
+def test_a_set_that_is_probably_wrong_is_reported(folder, capsys, alpha, rgb, words):
     assert len(read_pairs(doubtful(folder, alpha, rgb))) == 2
     said = capsys.readouterr().out
     assert said.startswith(f"note    {folder}/p.csv: {words}") and said.count("note") == 1
@@ -163,7 +163,7 @@ def test_a_good_set_with_an_empty_alpha_is_not_doubted(folder, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_files_that_both_sets_share_and_repeated_rows_are_announced(folder, capsys):
+def test_shared_files_and_repeated_rows_are_reported(folder, capsys):
     (folder / "again.png").symlink_to("rgb_1.png")
     train = read_pairs(write_csv(folder / "train.csv", [NAMES[0], NAMES[1], NAMES[0], NAMES[0]]))
     assert "train.csv: lists 1 photographs more than once, rgb_0.png 3 times" in capsys.readouterr().out
@@ -194,7 +194,7 @@ def test_checked_pairs_are_remembered_until_they_change(folder, capsys):
         assert "(0 remembered" in said() and "(3 remembered" in said()
 
 
-def test_a_bad_pair_is_decoded_anew_and_the_good_ones_are_not(folder, capsys):
+def test_a_bad_pair_is_decoded_again_and_good_ones_are_not(folder, capsys):
     memory = folder / "checked.json"
     (folder / "rgb_1.png").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"rgb_1\.png"):
@@ -203,14 +203,14 @@ def test_a_bad_pair_is_decoded_anew_and_the_good_ones_are_not(folder, capsys):
     assert "3 pairs checked (2 remembered" in capsys.readouterr().out
 
 
-def test_a_memory_that_cannot_be_written_is_only_a_note(folder, capsys):
+def test_if_findings_cannot_be_saved_there_is_only_a_note(folder, capsys):
     (folder / "cache").write_bytes(b"a file in the folder's place")
     assert len(read_pairs(folder / "pairs.csv", memory=folder / "cache/checked.json")) == 3
     assert "checked.json: cannot be written" in capsys.readouterr().out
 
 
 def background_set(tmp_path, *more: str):
-    """-> what makes a TrainSet of pairs whose background is always replaced, by one of three pictures."""
+    """A function that makes a TrainSet whose backgrounds are always replaced by one of three pictures."""
     (tmp_path / "backgrounds").mkdir(exist_ok=True)
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"backgrounds/{i}.png"), np.full((64, 64, 3), 80 * i, np.uint8))
@@ -220,7 +220,7 @@ def background_set(tmp_path, *more: str):
     return lambda: TrainSet(read_pairs(pairs_csv), cfg)
 
 
-def test_a_broken_background_is_named_at_the_start_or_left_out(tmp_path, capsys):
+def test_a_broken_background_is_refused_at_the_start_or_skipped(tmp_path, capsys):
     for skip in ("data.on_error=fail", "data.on_error=skip"):
         make = background_set(tmp_path, skip)
         (tmp_path / "backgrounds/1.png").write_bytes(b"broken")
@@ -271,23 +271,23 @@ def stored(root):
 
 
 @pytest.mark.parametrize("size", ["null", "40"])
-def test_samples_are_the_same_bit_for_bit_from_decoded_files(tmp_path, size):
+def test_samples_from_the_cache_are_identical(tmp_path, size):
     pairs_csv = write_pairs(tmp_path / "pairs", 3, 64)
     options = tiny(pairs_csv, tmp_path, f"data.root={tmp_path}", f"data.size={size}")
     plain = samples(TrainSet(read_pairs(pairs_csv), load_config(DEFAULTS, options)))
     cached = TrainSet(read_pairs(pairs_csv), load_config(DEFAULTS, [*options, "data.cache_gb=1"]))
-    for _ in range(2):  # made, then read
+    for _ in range(2):  # written, then read
         assert all(torch.equal(a, b) for a, b in zip(plain, samples(cached), strict=True))
     entries = stored(tmp_path)
-    assert len(entries) == 2  # a batch of two; the third image's came in no batch
-    for path in entries.values():  # damaged, made anew
+    assert len(entries) == 2  # one batch of two; the third image is in no batch
+    for path in entries.values():  # damaged ones are replaced
         path.write_bytes(path.read_bytes()[:300])
     assert all(torch.equal(a, b) for a, b in zip(plain, samples(cached), strict=True))
     write_pairs(tmp_path / "pairs", 3, 64, first_seed=7)  # other images under the same names
     assert not torch.equal(samples(cached)[0], plain[0])
 
 
-def test_decoded_files_stay_below_their_bound_and_make_room_for_the_set_in_use(tmp_path):
+def test_the_cache_stays_below_its_limit_and_evicts_other_sets(tmp_path):
     first, second = (write_pairs(tmp_path / name, 3, 64, seed) for seed, name in enumerate("ab"))
     limit = 2.5 * 64 * 64 * 7 / 1e9  # GB, two and a half pairs
     options = [f"data.root={tmp_path}", f"data.cache_gb={limit}", "train.batch_size=3"]
@@ -302,7 +302,7 @@ def test_decoded_files_stay_below_their_bound_and_make_room_for_the_set_in_use(t
         assert sum(path.stat().st_size for path in entries.values()) <= limit * 1e9
 
 
-def test_epochs_differ_and_repeat_themselves(pairs_csv, tmp_path):
+def test_epochs_differ_and_are_reproducible(pairs_csv, tmp_path):
     train_set = TrainSet(read_pairs(pairs_csv), load_config(DEFAULTS, tiny(pairs_csv, tmp_path)))
     assert torch.equal(train_set[0, 1][1], train_set[0, 1][1])
     assert not torch.equal(train_set[0, 1][1], train_set[1, 1][1])
@@ -331,6 +331,6 @@ def test_a_moved_object_keeps_its_colour_and_loses_its_background(tmp_path):
     assert moved[alpha == 0].max() == 0
     assert np.abs(moved[alpha == 1] - rgb[alpha == 1]).max() <= 2
     soft = (alpha > 0.3) & (alpha < 0.9)
-    # the old, bright background would show as a halo: darker than the soft share of the old picture proves it gone
+    # the old, bright background would leave a bright halo
     assert moved[soft].mean() < rgb[soft].mean() * 0.9
     assert len(list((tmp_path / "cache/foregrounds").iterdir())) == 1

@@ -1,4 +1,4 @@
-"""Weights as other programs save them: what is only wrapped loads, everything else is named, nothing in it runs."""
+"""Weights saved by other programs: wrapped ones load, other files are recognised, nothing in them runs."""
 import argparse
 import io
 import random
@@ -40,7 +40,7 @@ def prefixed(state: dict, prefix: str) -> dict:
     lambda s: prefixed(s, "module.") | {"n_averaged": torch.tensor(3)},
     lambda s: prefixed(s, "model.") | prefixed({key: value * 0 for key, value in s.items()}, "ema_model."),
 ])
-def test_what_is_only_wrapped_loads(model, tmp_path, wrap):
+def test_wrapped_weights_load(model, tmp_path, wrap):
     torch.save(wrap(model.state_dict()), tmp_path / "w.pth")
     other = U2Net()
     checkpoint.load_weights(other, tmp_path / "w.pth")
@@ -101,7 +101,7 @@ TENSORS = {"a": torch.ones(1000)}
     ("w.pth", lambda: saved(TENSORS)[:-100], "is cut off"),
     ("w.pth", lambda: saved(TENSORS, _use_new_zipfile_serialization=False)[:-100], "is cut off"),
 ])
-def test_other_files_are_named_with_the_remedy(tmp_path, name, content, words):
+def test_other_files_are_recognised_and_a_remedy_given(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content())
     with pytest.raises(UserError) as error:
         checkpoint.load(tmp_path / name)
@@ -116,7 +116,7 @@ def test_a_dict_that_holds_itself_is_refused(tmp_path):
         checkpoint.load_weights(U2Net(), tmp_path / "w.pth")
 
 
-def test_damaged_files_of_any_kind_are_one_line(tmp_path):
+def test_damaged_files_of_any_kind_are_refused_in_one_line(tmp_path):
     draw = random.Random(0)
     kinds = [saved(TENSORS), saved(TENSORS, _use_new_zipfile_serialization=False), zipped("a"), safetensors()]
     path = tmp_path / "w.pth"

@@ -1,4 +1,4 @@
-"""Files and arguments made to harm: nothing in them runs, fills the memory, leaves its place or leaks a secret."""
+"""Hostile files and arguments: nothing in them runs, fills the memory, escapes its folder or leaks a secret."""
 import ast
 import base64
 import json
@@ -33,7 +33,7 @@ def command(monkeypatch, capsys):
 
 
 class Canary:
-    """Unpickled, it makes a folder."""
+    """Makes a folder when unpickled."""
     def __init__(self, path):
         self.path = path
 
@@ -57,9 +57,9 @@ def test_code_in_last_pth_best_pth_or_weights_never_runs(run_dir, pairs_csv, tmp
     assert not (tmp_path / "ran").exists() and not (tmp_path / "other").exists()
 
 
-def test_no_other_door_for_code():
-    """The only torch.loads are checkpoint's and that of a state between processes, both of tensors alone; no pickle is
-    loaded, no YAML but the safe one, no shell asked."""
+def test_no_other_call_can_run_code_from_files():
+    """torch.load is called only in checkpoint.py and distributed.py, for plain tensors; no pickle, unsafe YAML or shell
+    is used."""
     sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
     assert {"checkpoint.py", "train.py", "config.py", "get_data.py"} <= {path.name for path in sources}
     for path in sources:
@@ -112,7 +112,7 @@ def test_no_override_reaches_beyond_the_settings(tmp_path, monkeypatch, override
     assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
 
 
-def test_rows_that_claim_or_unpack_to_more_than_they_should(tmp_path):
+def test_rows_that_unpack_to_too_much_are_refused(tmp_path):
     text = zlib.compress(bytes(100_000_000), 9)
     comment = b"Comment\0\0" + text
     zipped = struct.pack(">I", len(comment)) + b"zTXt" + comment + struct.pack(">I", zlib.crc32(b"zTXt" + comment))

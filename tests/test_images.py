@@ -57,7 +57,7 @@ def test_palette_is_expanded_with_and_without_transparency(tmp_path):
 def test_alpha_of_a_cut_out_is_its_transparency_unless_that_is_constant(tmp_path):
     cutout = Image.fromarray(np.dstack([RGB, GREY.T]))
     np.testing.assert_array_equal(read_alpha(saved(tmp_path, "c.png", cutout)), GREY.T / np.float32(255))
-    for opacity in (255, 128, 0):  # grey mattes that were saved with a transparency they do not use
+    for opacity in (255, 128, 0):  # grey mattes saved with an unused transparency channel
         matte = Image.fromarray(np.dstack([GREY] * 3 + [np.full_like(GREY, opacity)]))
         np.testing.assert_array_equal(read_alpha(saved(tmp_path, "m.png", matte)), GREY / np.float32(255))
     empty = saved(tmp_path, "e.png", Image.new("RGBA", (8, 8), (255, 255, 255, 0)))
@@ -69,7 +69,7 @@ def test_alpha_of_a_cut_out_is_its_transparency_unless_that_is_constant(tmp_path
 
 COLOURS = {"rgb.png": Image.fromarray(RGB), "palette.png": Image.fromarray(RGB).quantize(16),
            "red.jpg": Image.new("RGB", (16, 16), (200, 30, 30)),
-           "dark.png": Image.fromarray(np.dstack([GREY // 16, 0 * GREY, 0 * GREY]))}  # numbers of objects in red
+           "dark.png": Image.fromarray(np.dstack([GREY // 16, 0 * GREY, 0 * GREY]))}  # object numbers as red
 CLASSES = Image.fromarray((GREY > 100).astype(np.uint8))
 CLASSES.putpalette([0, 0, 0, 128, 128, 128, 128, 0, 0])
 COLOURS["one_class_is_grey.png"] = CLASSES
@@ -112,7 +112,7 @@ def test_a_mask_of_0_and_1_in_16_bit_colours_is_refused_and_an_empty_one_is_not(
         read_alpha(tmp_path / "1.png")
 
 
-def test_an_empty_or_faint_alpha_is_one(tmp_path):
+def test_an_empty_or_faint_alpha_is_accepted(tmp_path):
     for top in (0, 2, 30):
         values = np.minimum(GREY, top)
         path = saved(tmp_path, "a.png", Image.fromarray(values))
@@ -132,7 +132,7 @@ def tiff(path, bits: int, white_is_zero: bool, data: bytes, order: str = "<", sa
 
 
 def packed(values: np.ndarray, bits: int) -> bytes:
-    """The values' lowest bits, one after the other."""
+    """The lowest bits of the values, concatenated."""
     return np.packbits(np.unpackbits(values.astype(">u2").view(np.uint8)).reshape(-1, 16)[:, 16 - bits:]).tobytes()
 
 
@@ -190,7 +190,7 @@ def test_a_png_with_a_long_text_is_read(tmp_path):
     (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer.*git lfs pull"), (b"", "is empty"),
     (b"no picture", "cannot be read as an image"),
 ])
-def test_another_format_is_named_whatever_its_name(tmp_path, start, words):
+def test_other_formats_are_recognised_despite_the_suffix(tmp_path, start, words):
     (tmp_path / "a.jpg").write_bytes(start)
     with pytest.raises(UserError, match=f"a.jpg: {words}"):
         read_rgb(tmp_path / "a.jpg")
@@ -198,7 +198,7 @@ def test_another_format_is_named_whatever_its_name(tmp_path, start, words):
 
 def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
-    exif[0x112] = 6  # stored lying on its side: turn clockwise to see it upright
+    exif[0x112] = 6  # rotate clockwise to display
     path = saved(tmp_path, "turned.png", Image.fromarray(RGB[:4]), exif=exif)
     np.testing.assert_array_equal(read_rgb(path), np.rot90(RGB[:4], -1))
     assert read_shape(path) == (8, 4)
@@ -213,7 +213,7 @@ def test_cmyk_jpeg_and_greyscale_become_rgb(tmp_path):
     np.testing.assert_array_equal(read_alpha(saved(tmp_path, "bit.png", bit)), (GREY > 100).astype(np.float32))
 
 
-def test_float_alpha_in_range_is_taken_and_out_of_range_refused(tmp_path):
+def test_float_alpha_is_accepted_in_range_and_refused_out_of_range(tmp_path):
     np.testing.assert_array_equal(read_alpha(saved(tmp_path, "f.tif", Image.fromarray(GREY / np.float32(255)))),
                                   GREY / np.float32(255))
     with pytest.raises(UserError, match="outside"):
@@ -263,7 +263,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
         list_images(tmp_path / "a.HEIC")
 
 
-def test_links_that_lead_nowhere_and_pictures_of_other_formats_are_not_dropped_silently(tmp_path, capsys):
+def test_broken_links_and_pictures_of_other_formats_are_reported(tmp_path, capsys):
     saved(tmp_path, "a.png", Image.fromarray(GREY))
     (tmp_path / "b.heic").write_bytes(b"")
     assert list_images(tmp_path) == ([tmp_path / "a.png"], 1)
@@ -278,7 +278,7 @@ def test_links_that_lead_nowhere_and_pictures_of_other_formats_are_not_dropped_s
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENFILE, "file table"),
                                    OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()])
-def test_a_machine_without_files_or_memory_to_spare_is_not_called_a_bad_image(tmp_path, monkeypatch, error):
+def test_a_lack_of_memory_or_file_descriptors_is_not_a_bad_image(tmp_path, monkeypatch, error):
     path = saved(tmp_path, "a.png", Image.fromarray(RGB))
 
     def fail(*_, **__):

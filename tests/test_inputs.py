@@ -1,4 +1,4 @@
-"""Every file of a large corpus is read right or refused in one line; a run goes on without the bad ones."""
+"""Every file of a large corpus is read correctly or refused in one line; a run continues without bad ones."""
 import contextlib
 import csv
 import os
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def outcome(read, path):
-    """What a reader makes of a file: an array, or the line that refuses it."""
+    """The array that a reader returns, or its error message."""
     try:
         return read(path)
     except UserError as error:
@@ -39,7 +39,7 @@ def outcome(read, path):
 
 
 def is_alpha_or_refused(alpha, shape, refused: bool) -> bool:
-    """refused: as a photograph. What is fine as such may still be no alpha."""
+    """refused: whether it was refused as a photograph. A good photograph may still not be an alpha."""
     if isinstance(alpha, str):
         return refused or any(reason in alpha for reason in ("has colours", "class map", "largest value"))
     return not refused and alpha.shape == shape and alpha.dtype == np.float32 and 0 <= alpha.min() <= alpha.max() <= 1
@@ -65,7 +65,7 @@ def test_each_file_is_read_right_or_refused_in_one_line(folder, monkeypatch):
     assert not (folder / "canary").exists()
 
 
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+def test_folders_pipes_and_broken_links_are_refused_without_waiting(tmp_path):
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
@@ -87,7 +87,7 @@ def test_a_file_that_may_not_be_read_is_refused(mode, words):
         path.chmod(mode)
         os.chmod(folder, 0o755)
         child = os.fork()
-        if not child:  # root may read everything, so the question is put by a process that has given its rights up
+        if not child:  # root may read everything, so a process without its rights tries
             code = 1
             with contextlib.suppress(Exception):
                 if not os.getuid():
@@ -104,7 +104,7 @@ def command(monkeypatch, capsys):
     return lambda main, *arguments: call(main, arguments, monkeypatch, capsys)
 
 
-def test_pairs_of_the_corpus_are_checked_as_a_whole_and_the_bad_ones_listed(folder, tmp_path, capsys):
+def test_all_pairs_of_the_corpus_are_checked_and_bad_ones_listed(folder, tmp_path, capsys):
     names = [file.name for file in corpus.files()]
     table = write_csv(tmp_path / "all.csv", [(folder / name, matte(folder / name, tmp_path)) for name in names])
     with warnings.catch_warnings():
@@ -121,7 +121,7 @@ def test_pairs_of_the_corpus_are_checked_as_a_whole_and_the_bad_ones_listed(fold
 
 
 def matte(image, folder):
-    """An alpha of the image's size, its border transparent -> its path; any one for what is no image."""
+    """The path of an alpha of the image's size with a transparent border; of any size if it is not an image."""
     shape = outcome(read_shape, image)
     height, width = (1, 1) if isinstance(shape, str) else shape
     path = folder / f"matte_{width}x{height}.png"
@@ -132,8 +132,8 @@ def matte(image, folder):
     return path
 
 
-def test_training_and_inference_on_the_odd_ones(folder, tmp_path, command):
-    """1×1 and 1×20000 pixels, turned, animated, CMYK, names of all kinds, and bad ones among them."""
+def test_training_and_inference_with_unusual_images(folder, tmp_path, command):
+    """1×1 and 1×20000 pixels, turned, animated, CMYK, unusual names, and some bad files."""
     odd = ["1x1.png", "1x20000.png", "20000x1.png", "turned_6.png", "animated.webp", "cmyk.jpg", "wide.tiff",
            "float.tif", "palette_bytes.png", 'a"b.png', "line\nbreak.png", "\x1b[2Jansi.png"]
     bad = ["no_empty.png", "claims_20000.png", "cut5_rgb.png"]
@@ -157,7 +157,7 @@ def test_training_and_inference_on_the_odd_ones(folder, tmp_path, command):
 
 
 @pytest.mark.parametrize("name, words", [("no_empty.png", "no_empty.png"), (os.fsdecode(b"\xff\xfe.png"), r"\udcff")])
-def test_a_bad_image_ends_inference_for_a_submission_needs_each_name(folder, run_dir, tmp_path, command, name, words):
+def test_a_bad_image_ends_inference_as_a_submission_needs_every_name(folder, run_dir, tmp_path, command, name, words):
     images = tmp_path / "images"
     images.mkdir()
     (images / "1x1.png").write_bytes((folder / "1x1.png").read_bytes())

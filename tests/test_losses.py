@@ -16,7 +16,7 @@ def sobel(alpha):
 
 
 def naive_terms(logits, target):
-    """Each term image by image, output by output, in float64."""
+    """Each term computed per image and output, in float64."""
     terms = {name: [] for name in ("base", "object", "thin", "edge", "background")}
     for output in logits:
         for pred, true in zip(1 / (1 + np.exp(-output[:, 0])), target[:, 0], strict=True):

@@ -1,4 +1,4 @@
-"""Nothing of the user's is overwritten or removed: one test per kind of loss, and one that there is a single guard."""
+"""No file of the user's is overwritten or removed: one test per kind of loss, and one for the single guard."""
 import ast
 import os
 import shutil
@@ -39,7 +39,7 @@ def photos(tmp_path):
     folder.mkdir()
     for name in "ab":
         save_picture(tmp_path / "drawn.png", scene(64)[0])
-        # as a camera or another program writes it: without a word about this one
+        # as a camera writes it, without this program's name
         (folder / f"{name}.png").write_bytes(unsigned((tmp_path / "drawn.png").read_bytes()))
     return folder
 
@@ -67,16 +67,16 @@ SYNTHETIC = ["data.source=synthetic", "data.synthetic.train=2", "data.synthetic.
              "data.synthetic.size=64"]
 
 
-def test_synthetic_data_made_again_empties_no_folder_of_photographs(photos, tmp_path, command):
+def test_making_synthetic_data_again_keeps_the_users_photographs(photos, tmp_path, command):
     arguments = [*SYNTHETIC, f"data.root={tmp_path}/data"]
     assert command(get_data.main, *arguments)[0] == 0
-    for name in ("1.png", "2.png"):  # named as the test set's are
+    for name in ("1.png", "2.png"):  # names that the test set uses
         (photos / name).write_bytes(b"mine")
     before = content(photos)
     refused(command(get_data.main, *arguments, f"data.test_dir={photos}"), "photos/")
     assert content(photos) == before
 
-    assert command(get_data.main, *arguments)[0] == 0  # its own it may empty
+    assert command(get_data.main, *arguments)[0] == 0  # it may replace its own files
     mine = tmp_path / "data/test_dataset/orig_1024/mine.png"
     mine.write_bytes(b"mine")
     refused(command(get_data.main, *arguments), "mine.png")
@@ -105,7 +105,7 @@ def test_a_solution_of_the_users_stays(tmp_path, command, solution):
     assert path.read_text() == "filename,image_utf\nx,\n"
 
 
-def test_an_archive_replaces_only_what_came_out_of_one(tmp_path):
+def test_an_archive_replaces_only_unpacked_files(tmp_path):
     with zipfile.ZipFile(tmp_path / "titanic.zip", "w") as file:
         file.writestr("a/1.png", b"one")
     folder = tmp_path / "titanic"
@@ -125,7 +125,7 @@ def test_an_archive_replaces_only_what_came_out_of_one(tmp_path):
     assert (tmp_path / "own.zip").exists()
 
 
-def test_photographs_of_the_same_names_are_not_replaced_by_a_competitions(tmp_path):
+def test_a_competitions_images_do_not_replace_photographs_of_the_same_name(tmp_path):
     (tmp_path / "source").mkdir()
     (tmp_path / "photos").mkdir()
     (tmp_path / "source/1.png").write_bytes(b"theirs")
@@ -158,7 +158,7 @@ def test_a_new_run_removes_only_what_a_run_wrote(pairs_csv, tmp_path, command):
 
 @pytest.mark.parametrize("name", ["best.pth", "last.damaged.pth", "metrics.csv", "config.yaml", "curves.png", "lock",
                                   "levels.json", "samples/epoch_001.png"])
-def test_a_run_takes_no_file_of_the_users(pairs_csv, tmp_path, command, name):
+def test_a_run_overwrites_no_file_of_the_users(pairs_csv, tmp_path, command, name):
     path = tmp_path / "run" / name
     path.parent.mkdir(parents=True)
     if path.suffix == ".pth":
@@ -191,13 +191,13 @@ def test_the_folder_of_the_official_weights_and_the_repository_are_no_run_folder
     assert (tmp_path / "config.yaml").read_bytes() == (ROOT / "config.yaml").read_bytes()
 
 
-def test_mattes_never_land_on_photographs(photos, tmp_path, command):
+def test_mattes_never_overwrite_photographs(photos, tmp_path, command):
     before = content(photos)
     (tmp_path / "link").symlink_to(photos)
     for folder in (photos, tmp_path / "link", tmp_path / "link/../photos"):
         for key in ("png_dir", "cutout_dir"):
             refused(command(infer_main, *small(photos, tmp_path, f"infer.{key}={folder}")), f"infer.{key}")
-    other = tmp_path / "other"  # the images are links to what is there
+    other = tmp_path / "other"  # links to the photographs
     other.mkdir()
     (other / "a.png").symlink_to(photos / "a.png")
     refused(command(infer_main, *small(other, tmp_path, f"infer.png_dir={photos}")), "a.png")
@@ -209,7 +209,7 @@ def test_mattes_and_cutouts_need_two_folders(photos, tmp_path, command):
                                        f"infer.cutout_dir={tmp_path}/photos/../out")), "infer.png_dir")
 
 
-def test_mattes_of_the_users_stay_and_our_own_are_made_anew(photos, tmp_path, command):
+def test_the_users_mattes_stay_and_our_own_are_replaced(photos, tmp_path, command):
     truth = tmp_path / "truth"
     truth.mkdir()
     write_image(tmp_path / "x.png", np.full((64, 64), 7, np.uint8))
@@ -225,20 +225,20 @@ def test_mattes_of_the_users_stay_and_our_own_are_made_anew(photos, tmp_path, co
 @pytest.mark.parametrize("name", ["photos/a.png", "table.csv", "weights.pth", "photos"])
 def test_a_submission_replaces_nothing_else(photos, tmp_path, command, name):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
-    shutil.copy(EMBEDDED, tmp_path / "weights.pth")  # ours, but no submission
+    shutil.copy(EMBEDDED, tmp_path / "weights.pth")  # ours, but not a submission
     before = content(tmp_path)
     refused(command(infer_main, *small(photos, tmp_path, f"infer.submission={tmp_path}/{name}")), name)
     assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("key", ["data.solution_csv", "data.sample_submission"])
-def test_a_submission_is_not_written_over_what_it_is_compared_with(photos, tmp_path, command, key):
+def test_a_submission_does_not_overwrite_the_solution_or_the_sample(photos, tmp_path, command, key):
     (tmp_path / "s.csv").write_text("filename,image_utf\na,\nb,\n")
     refused(command(infer_main, *small(photos, tmp_path, f"{key}={tmp_path}/s.csv")), "s.csv")
     assert (tmp_path / "s.csv").read_text().endswith("b,\n")
 
 
-def test_a_link_is_written_through_and_what_it_leads_to_is_guarded(tmp_path):
+def test_links_are_followed_and_their_targets_protected(tmp_path):
     (tmp_path / "disk").mkdir()
     link, real = tmp_path / "link.csv", tmp_path / "disk/real.csv"
     link.symlink_to(real)
@@ -259,13 +259,13 @@ def test_a_link_is_written_through_and_what_it_leads_to_is_guarded(tmp_path):
     assert real.read_text() == hard.read_text() == "mine" and sorted(os.listdir(tmp_path / "disk")) == ["real.csv"]
 
 
-def test_a_device_or_a_folder_is_no_file_to_write(tmp_path):
+def test_a_device_or_a_folder_is_not_overwritten(tmp_path):
     for path in (Path("/dev/null"), tmp_path):
         with pytest.raises(UserError, match="name a file to write"):
             may_write(path)
 
 
-def test_a_folder_is_filled_anew_whole_or_not_at_all(tmp_path):
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     for text in "xy":
         with written_folder(tmp_path / "a") as part:
             (part / "sub").mkdir()
@@ -277,7 +277,7 @@ def test_a_folder_is_filled_anew_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "a/sub/1.txt").read_text() == "y" and not (tmp_path / "a/2.txt").exists()
     with written_folder(tmp_path / "a") as part:
         (part / "1.txt").write_text("ours")
-    (tmp_path / "a/1.txt").write_text("mine now")  # under a name of ours
+    (tmp_path / "a/1.txt").write_text("mine now")  # under a name that we used
     with pytest.raises(UserError, match=r"1\.txt"), written_folder(tmp_path / "a"):
         pass
     (tmp_path / "a/1.txt").unlink()
@@ -287,7 +287,7 @@ def test_a_folder_is_filled_anew_whole_or_not_at_all(tmp_path):
     assert sorted(os.listdir(tmp_path)) == [".a.written", "a"]
 
 
-def test_what_is_a_users_lock_stays(tmp_path):
+def test_a_users_file_named_lock_stays(tmp_path):
     (tmp_path / "lock").write_text("my diary")
     with pytest.raises(UserError, match="lock"):
         alone_in(tmp_path)
@@ -309,8 +309,8 @@ def test_a_build_replaces_no_kernel_of_the_users(tmp_path, monkeypatch, command)
     assert command(kernel.main, *arguments)[0] == 0
 
 
-def test_files_of_earlier_versions_are_known(run_dir, tmp_path):
-    """By what they hold; without the PNGs' new mark."""
+def test_files_of_earlier_versions_are_recognised(run_dir, tmp_path):
+    """By their content, even PNGs without the program's name."""
     run = Path(shutil.copytree(run_dir, tmp_path / "run"))
     sample = run / "samples/epoch_001.png"
     sample.write_bytes(unsigned(sample.read_bytes()))
@@ -318,17 +318,17 @@ def test_files_of_earlier_versions_are_known(run_dir, tmp_path):
         assert is_ours(path), path
 
 
-def test_checkpoints_are_known_by_their_config(tmp_path):
+def test_checkpoints_are_recognised_by_their_config(tmp_path):
     checkpoint.save(tmp_path / "a.pth", {"model_state": {}, "config": {"train": {"out_dir": "x"}}})
     torch.save({"model_state": {"a": torch.zeros(2)}}, tmp_path / "b.pth")
     assert is_ours(tmp_path / "a.pth") and is_ours(EMBEDDED) and not is_ours(tmp_path / "b.pth")
     assert not is_ours(ROOT / "config.yaml")
     cfg = load_config(ROOT / "config.yaml")
-    assert cfg.train.out_dir  # it reads, and is the repository's
+    assert cfg.train.out_dir  # the repository's config can still be read
 
 
 ACTS = {"rmtree", "unlink", "rename", "replace", "remove", "rmdir", "move", "truncate", "renames", "removedirs"}
-ALLOWED = {  # file -> why its acts need no guard
+ALLOWED = {  # file -> why it needs no guard
     "files.py": "the guard itself",
     "check_image.py": "a temporary folder of its own",
     "machine_sources.py": "a temporary folder of its own",
@@ -338,14 +338,14 @@ ALLOWED = {  # file -> why its acts need no guard
 
 
 def acts(tree: ast.AST):
-    """Calls that remove, rename or truncate, by name; a text's replace takes two arguments."""
+    """Calls whose name says that they remove, rename or truncate files; str.replace has two arguments."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         module = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") in ("os", "shutil")
         texts = name == "replace" and len(node.args) == 2 and not module
-        # of files.py, of a hook or a list, of dataclasses
+        # methods of files.py, lists and hooks; dataclasses.replace
         harmless = (name in ("remove", "move") and not module) or getattr(node.func, "id", "") == "replace"
         if name in ACTS and not texts and not harmless:
             yield node
@@ -356,7 +356,7 @@ def acts(tree: ast.AST):
             yield node
 
 
-def test_all_that_destroys_goes_through_one_guard():
+def test_files_are_removed_and_replaced_only_through_files_py():
     for folder in ("src", "scripts"):
         for path in (ROOT / folder).rglob("*.py"):
             if path.name not in ALLOWED:

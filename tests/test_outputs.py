@@ -1,4 +1,4 @@
-"""What a command will write is looked at before it computes anything; a closed stdout brings no traceback."""
+"""Commands check their outputs before they compute anything; a closed stdout causes no traceback."""
 import os
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def places(tmp_path):
     ("cutout_dir", "file/a/b", "file/a/b: {}/file is not a folder; choose another infer.cutout_dir"),
     ("png_dir", "link", "link: is a link to nowhere, which does not exist; choose another infer.png_dir"),
     ("png_dir", "n" * 300, "cannot be written to (File name too long); choose another infer.png_dir")])
-def test_inference_says_first_where_it_cannot_write(places, monkeypatch, capsys, key, place, words):
+def test_inference_checks_first_that_it_can_write(places, monkeypatch, capsys, key, place, words):
     code, out, err = call(infer_main, ["infer.weights=no.pth", f"infer.submission={places}/s.csv",
                                        f"infer.{key}={places}/{place}"], monkeypatch, capsys)
     assert code == 2 and not out and words.format(places) in err and err.count("\n") == 1
@@ -47,25 +47,25 @@ def test_inference_says_first_where_it_cannot_write(places, monkeypatch, capsys,
     (get_data.main, ["data.source=synthetic", "data.root={}/file"], "file: is not a folder; choose another data.root"),
     (get_data.main, ["data.source=synthetic", "data.root={}/data", "data.test_dir={}/file"], "another data.test_dir"),
     (get_data.main, ["data.source=synthetic", "data.root={}/data", "data.solution_csv={}/folder"], "is a folder; add"),
-    (submit_main, ["validate", "infer.images={}/folder", "infer.submission={}/folder",
+    (submit_main, ["validate", "infer.images={}/none", "infer.submission={}/folder",
                    "data.sample_submission={}/folder"], "folder: is a folder, not a CSV")])
-def test_so_do_the_other_commands(places, monkeypatch, capsys, main, arguments, words):
+def test_other_commands_check_it_too(places, monkeypatch, capsys, main, arguments, words):
     code, out, err = call(main, [word.format(places) for word in arguments], monkeypatch, capsys)
     assert code == 2 and not out and words in err and err.count("\n") == 1
     assert (places / "file").read_text() == "mine" and not (places / "data").exists()
 
 
-def test_the_kernel_build_says_so_too(places, monkeypatch):
+def test_the_kernel_build_checks_it_too(places, monkeypatch):
     monkeypatch.chdir(places)
     (places / "build").write_text("a file")
     with pytest.raises(UserError, match="build: is not a folder; run the command in a folder that you can write to"):
         kernel.build(load_config(DEFAULTS))
 
 
-def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
+def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o555)
     child = os.fork()
-    if not child:  # root may write everywhere, so the question is put by a process that has given its rights up
+    if not child:  # root may write everywhere, so a process without its rights tries
         code = 1
         try:
             os.chdir(tmp_path)
@@ -102,7 +102,7 @@ def test_a_closed_stream_is_no_error(tmp_path, number, arguments, code):
 
 @pytest.mark.parametrize("unbuffered, arguments, codes", [
     ("1", ["history"], {141}), ("", ["history"], {0}), ("", ["--help"], {0}), ("1", ["no-such"], {2})])
-def test_a_reader_that_is_gone_ends_a_command_quietly(tmp_path, unbuffered, arguments, codes):
+def test_a_closed_pipe_ends_a_command_quietly(tmp_path, unbuffered, arguments, codes):
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run([sys.executable, ROOT / "src/submit.py", "--config", DEFAULTS, *arguments], cwd=tmp_path,
@@ -112,8 +112,8 @@ def test_a_reader_that_is_gone_ends_a_command_quietly(tmp_path, unbuffered, argu
     assert result.returncode in codes and result.stderr.count("\n") == ("no-such" in arguments)
 
 
-def test_numba_has_a_cache_where_neither_its_own_folder_nor_home_can_be_written(tmp_path):
-    """A package of pymatting's name, so that not all of it must be compiled: numba refuses it without the cache."""
+def test_numba_gets_a_cache_if_neither_its_own_folder_nor_home_is_writable(tmp_path):
+    """With a small package named pymatting, as compiling the real one takes long; numba refuses it without a cache."""
     package = tmp_path / "site/pymatting"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("from .code import estimate_foreground_ml\n")
@@ -136,6 +136,6 @@ def test_numba_has_a_cache_where_neither_its_own_folder_nor_home_can_be_written(
     assert folder.stat().st_mode & 0o777 == 0o700 and list(folder.rglob("*.nbi"))
 
 
-def test_a_command_line_with_a_wrong_submission_has_one_line(places):
+def test_a_folder_as_submission_is_refused_in_one_line(places):
     line = one_error_line(script("src/infer.py", f"infer.submission={places}/folder"), 2)
     assert "folder/submission.csv" in line

@@ -1,4 +1,4 @@
-"""What other systems, GPUs and machines lack: macOS's missing calls, Windows, old GPUs, no compiler, an old Python."""
+"""Systems that lack something: macOS without some calls, Windows, old GPUs, no compiler, an old Python."""
 import os
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ sys.path[:0] = ["src", "scripts"]
 """
 
 
-def test_cores_are_counted_where_the_system_does_not_tell_them():
+def test_cores_are_counted_on_systems_without_affinity():
     assert 1 <= usable_cores() <= os.cpu_count()
     result = in_python(MACOS + "from core.device import usable_cores; print(usable_cores())")
     assert result.stdout == f"{os.cpu_count()}\n", result.stderr
@@ -64,7 +64,7 @@ def test_windows_is_told_what_to_use(name):
 @pytest.mark.parametrize("capability, built_for", [
     ((7, 5), ["sm_75", "sm_80"]), ((8, 6), ["sm_75", "sm_80"]), ((12, 1), ["sm_90", "compute_90"]),
     ((9, 0), ["gfx90a"]), ((9, 0), [])])
-def test_a_gpu_that_torch_has_code_for_is_taken(capability, built_for):
+def test_a_gpu_that_torch_has_code_for_is_accepted(capability, built_for):
     check_gpu(capability, built_for)
 
 
@@ -83,7 +83,7 @@ def test_another_gpu_is_refused_before_any_work(capability, built_for):
     ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "use the CPU with CUDA_VISIBLE_DEVICES= (empty)"),
     ("backend='inductor' raised:\nInvalidCxxCompiler: No working C++ compiler found", "set train.compile=false"),
 ])
-def test_what_a_gpu_or_compiler_says_is_one_line(monkeypatch, capsys, text, words):
+def test_errors_of_gpus_and_compilers_are_one_line(monkeypatch, capsys, text, words):
     def fail():
         raise RuntimeError(text)
 

@@ -1,4 +1,4 @@
-"""No credential leaves the program: a canary in every place where one can be, and everything that is then printed."""
+"""No credential leaves the program: a canary is put in every place that can hold one and searched for in the output."""
 import base64
 import json
 import os
@@ -16,7 +16,7 @@ from core.redact import learn_secrets, without_secrets
 from fakes.loopback import Files, isolate
 
 CANARY = "canary-7c1f0e9b52"
-ODD = "canary/7c@1f:0e?9b"  # what makes an address malformed unless it is escaped
+ODD = "canary/7c@1f:0e?9b"  # makes a URL malformed unless it is escaped
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def parts(secret: str) -> list[str]:
 
 
 def said(result: subprocess.CompletedProcess, *secrets: str) -> str:
-    """What a failed command said; none of it a secret, whole or in part."""
+    """The output of a failed command, after checking that it holds no secret or part of one."""
     text = result.stdout + result.stderr
     assert result.returncode in (1, 2) and "Traceback" not in text, text
     assert not [part for secret in secrets for part in parts(secret) if part in text], text
@@ -132,7 +132,7 @@ def test_prints_warnings_bars_threads_and_tracebacks_hold_no_secret(tmp_path, pl
     assert CANARY not in result.stdout + result.stderr
 
 
-def test_what_clients_make_of_a_password_is_known(monkeypatch):
+def test_all_forms_of_a_password_are_hidden(monkeypatch):
     monkeypatch.setenv("https_proxy", "http://somebody:p%40ss%2Fw0rd@host:1")
     learn_secrets()
     basic = base64.b64encode(b"somebody:p@ss/w0rd").decode()
@@ -143,7 +143,7 @@ def test_what_clients_make_of_a_password_is_known(monkeypatch):
 @pytest.mark.parametrize("text", [
     "https://host:8080/path/@name?page=2&size=3", "data/me@home.png", "12:30 @ noon", "key=value", "image_0@2x.png",
     "the keys are in order: authorization is not needed", "https://www.kaggle.com/settings/api", "user@host"])
-def test_what_is_no_secret_stays(text):
+def test_other_text_is_not_changed(text):
     assert without_secrets(text) == text
 
 
@@ -154,15 +154,15 @@ def test_a_secret_is_not_cut_in_half():
 
 def test_no_password_is_in_a_config_that_is_written():
     cfg = load_config(DEFAULTS, [f"weights.url=https://somebody:{CANARY}@host/w.pth?api_key={CANARY}&part=1"])
-    assert CANARY in cfg.weights.url  # what is asked
+    assert CANARY in cfg.weights.url  # used for the request
     assert CANARY not in dump_config(cfg) and "https://host/w.pth?api_key=***&part=1" in dump_config(cfg)
 
 
 class Elsewhere(UserError):
-    """An error's class in another module than cli."""
+    """An error class outside core."""
 
 
-def test_an_error_of_a_data_worker_is_its_message_wherever_its_class_is():
+def test_an_error_of_a_data_worker_is_reduced_to_its_message():
     ours = f"{UserError.__module__}.UserError"
     for kind, name in ((UserError, ours), (Elsewhere, f"{__name__}.Elsewhere"), (OSError, "OSError")):
         for words in ("row 3: a.png is damaged", "two\nlines: of it"):

@@ -12,7 +12,7 @@ GOLDEN = ROOT / "tests/golden"
 
 
 def golden_fill(key: str, shape: list[int]) -> np.ndarray:
-    """The fill that the golden logits were computed with, strong enough to notice a wrong dilation."""
+    """The weights behind the golden logits, strong enough to reveal a wrong dilation."""
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     if key.endswith("num_batches_tracked"):
         return np.array(0)

@@ -60,11 +60,7 @@ def load(path: str | Path) -> dict:
     except Exception as error:  # a hostile pickle can make torch's reader raise anything
         if out_of_resources(error) or "can't allocate" in str(error):
             raise
-        reason = f"cannot be read as a checkpoint ({brief(error)[:120]})"
-        if isinstance(error, pickle.UnpicklingError):
-            reason = "refused: not a file of plain tensors (it is damaged or holds code)"
-        kind = kind_of_file(Path(path), error) or f"{reason}; fetch or train it again"
-        raise Damaged(f"{path}: {kind}") from None
+        raise Damaged(f"{path}: {_fault(Path(path), error)}") from None
     if not isinstance(state, dict):
         raise Damaged(f"{path}: holds a {type(state).__name__}, not a state_dict")
     if "model_state" not in state:
@@ -72,6 +68,14 @@ def load(path: str | Path) -> dict:
     if not plausible(state.get("config")):
         raise Damaged(f"{path}: its config was not written by this program; fetch or train it again")
     return state
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """Why torch.load refused a file, and what to do."""
+    reason = f"cannot be read as a checkpoint ({brief(error)[:120]})"
+    if isinstance(error, pickle.UnpicklingError):
+        reason = "refused: not a file of plain tensors (it is damaged or holds code)"
+    return kind_of_file(path, error) or f"{reason}; fetch or train it again"
 
 
 def plausible(config: object) -> bool:

@@ -77,12 +77,10 @@ def run(main: Callable[[], None]) -> None:
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
-        remedy = next((remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, repr(error), re.I)), None)
-        if remedy is None:
+        fault = machine_fault(error)
+        if fault is None:
             raise
-        lines = str(error).strip().split("\n")
-        reason = lines[-1 if "Traceback" in str(error) else 0]  # a data worker's message comes after its traceback
-        _end(1, f"{remedy} ({brief(reason)})" if reason else remedy)
+        _end(1, fault)
     finally:
         flushed(sys.stdout)
         flushed(sys.stderr)
@@ -129,6 +127,14 @@ REMEDIES = {
     r"InductorError|BackendCompilerFailed|TritonMissing|InvalidCxxCompiler|CppCompileError":
     "torch.compile failed; set train.compile=false",
 }
+
+
+def machine_fault(error: MemoryError | RuntimeError) -> str | None:
+    """What the machine lacks, with a remedy; None if the error is about something else."""
+    remedy = next((remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, repr(error), re.I)), None)
+    lines = str(error).strip().split("\n")
+    reason = lines[-1 if "Traceback" in str(error) else 0]  # a data worker's message comes after its traceback
+    return f"{remedy} ({brief(reason)})" if remedy and reason else remedy
 
 
 def _end(code: int, error: object) -> None:

@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from core.errors import OperationError, UserError
 from core.outputs import may_write
@@ -27,6 +28,7 @@ except ImportError:
           file=sys.stderr)
     sys.exit(2)
 
+CLAIMS = {}  # folder -> its lock file, open as long as this process has locked the folder
 JUNK = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini")  # what file managers leave
 HOST = re.sub(r"\W", "", platform.node()) or "host"  # machines may share a folder
 
@@ -211,16 +213,22 @@ def stamp(path: Path) -> tuple[str, int, int]:
     return str(path.resolve()), status.st_size, status.st_mtime_ns
 
 
+def open_lock(folder: Path) -> TextIO:
+    """The folder's file `lock`, which holds a process id. UserError if it belongs to the user."""
+    file = (folder / "lock").open("a+", errors="replace")
+    file.seek(0)
+    if not re.fullmatch(r"(\d{1,9}\n)?", file.read(16)):
+        raise UserError(f"{folder}/lock: was not written by this program; move it or choose another folder")
+    return file
+
+
 def alone_in(folder: Path) -> None:
     """Locks a folder for this process until it ends, however it ends. UserError if another process is using it."""
     folder.mkdir(parents=True, exist_ok=True)
     name = str(folder.resolve())
     if name in CLAIMS:
         CLAIMS.pop(name).close()  # first: closing a file releases all the locks that the process holds on it
-    file = (folder / "lock").open("a+", errors="replace")
-    file.seek(0)
-    if not re.fullmatch(r"(\d{1,9}\n)?", file.read(16)):
-        raise UserError(f"{folder}/lock: was not written by this program; move it or choose another folder")
+    file = open_lock(folder)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock(), not inherited by forked workers
     except OSError as error:
@@ -235,6 +243,3 @@ def alone_in(folder: Path) -> None:
     file.write(f"{os.getpid()}\n")
     file.flush()
     CLAIMS[name] = file
-
-
-CLAIMS = {}  # folder -> its lock file, open as long as the folder is locked

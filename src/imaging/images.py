@@ -207,11 +207,7 @@ def read_shape(path: str | Path) -> tuple[int, int]:
 
 def is_readable(path: Path) -> bool:
     """Whether it has the header of an image."""
-    try:
-        read_shape(path)
-    except UserError:
-        return False
-    return True
+    return _header_fault(path) is None
 
 
 def is_turned(path: str | Path) -> bool:
