@@ -58,11 +58,11 @@ def test_the_configuration_cell_is_the_resolved_config_with_its_meanings(mode):
     assert values == {key: resolved[key] for key in values}
     assert ("train.lr" in values) == (mode == "train") and "infer.tta" in values
     assert "infer.images" not in values and "train.out_dir" not in values
-    assert "# none | flip: mean of the image" in cell
+    assert "# none | flip: mean of the alphas" in cell
 
 
 def test_each_setting_has_its_comment():
     meanings = comments()
     assert set(flat(load_config(DEFAULTS).model_dump(mode="json"))) <= set(meanings)
     assert meanings["train.schedule"].endswith("auto: plateau from official or own weights, else cosine")
-    assert meanings["model.weights"].endswith("a path | None: trained from nothing")
+    assert meanings["model.weights"].endswith("a path | None: train from scratch")

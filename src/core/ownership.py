@@ -25,7 +25,7 @@ BEGINNINGS = (  # name, first bytes, what else is in the first KB
     ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
     ("executed.ipynb", b"{"), ("synthetic/sheet.png", b"\x89PNG"))
 PLOTS = ("curves.png", "ablation.png", "tune.png", "soak.png")
-UNDER_WAY = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save stores the file's temporary name in it
+PART_NAME = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save stores the file's temporary name in it
 CACHED = re.compile(r"[0-9a-f]{24}\.(png|npy)")  # in data.root's cache, named by a hash of the source files
 RUN_FILES = ("last.pth", "last.prev.pth", "last.damaged.pth", "best.pth", "metrics.csv", "validation.json",
              "levels.json", "levels_photographs.json", "precision.json", "postprocess.yaml", "int8.yaml", "cell.json",
@@ -36,24 +36,24 @@ def is_ours(path: Path) -> bool:
     """Whether any version of this program wrote a file; an empty file counts, as nothing can be lost."""
     with path.open("rb") as file:
         head = file.read(HEAD)
-    return not head or bool(CACHED.fullmatch(path.name)) or says_so(path, head) or is_run_file(path, head)
+    return not head or bool(CACHED.fullmatch(path.name)) or has_our_content(path, head) or is_run_file(path, head)
 
 
-def says_so(path: Path, head: bytes) -> bool:
+def has_our_content(path: Path, head: bytes) -> bool:
     if SOFTWARE in head or (path.name in PLOTS and b"Matplotlib" in head):
         return True
     if path.name == "config.yaml" and re.search(rb"^\s*#|  #", head, re.MULTILINE):  # it has comments: written by hand
         return False
     return any(path.match(name) and head.startswith(begin) and all(word in head for word in further)
-               for name, begin, *further in BEGINNINGS) or of_a_run(path)
+               for name, begin, *further in BEGINNINGS) or is_our_checkpoint(path)
 
 
-def of_a_run(path: Path) -> bool:
+def is_our_checkpoint(path: Path) -> bool:
     """Whether a file is one of our checkpoints: it holds a temporary name that files.py gave it, or a run's config."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next(member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
-            if UNDER_WAY.match(pickled.filename):
+            if PART_NAME.match(pickled.filename):
                 return True
             content = archive.read(pickled) if pickled.file_size < MOST_PICKLED else b""
     except (OSError, ValueError, NotImplementedError, EOFError, zipfile.BadZipFile, zlib.error, StopIteration):
@@ -85,7 +85,7 @@ def holds_run(folder: Path, apart_from: Path) -> bool:
         path = folder / name
         if path != apart_from and path.is_file():
             with path.open("rb") as file:
-                if says_so(path, file.read(HEAD)):
+                if has_our_content(path, file.read(HEAD)):
                     return True
     return False
 
