@@ -78,7 +78,7 @@ def check_weights(validation: dict, cfg: Config) -> None:
 def read_run(out_dir: Path) -> dict:
     """What training wrote: `history` (metrics.csv, a row per epoch), `validation` of the best epoch, `levels`."""
     try:
-        # as text first: pandas reads nan and inf as numbers only then, and an empty cell as an error
+        # as text first, so that nan and inf become numbers and an empty cell is an error
         history = pd.read_csv(io.StringIO(run_file(out_dir / "metrics.csv")), dtype=str, na_filter=False,
                               index_col=False).astype(float)
         run = {"history": history, "validation": json.loads(run_file(out_dir / "validation.json")),

@@ -117,7 +117,9 @@ def test_three_images_are_too_little_evidence(run_copy, capsys):
 
 
 def test_a_folder_without_a_run_is_named(run_copy):
-    assert "make train" in one_error_line(script("scripts/tune.py", "train.out_dir=nowhere"), 2)
+    result = script("scripts/tune.py", "train.out_dir=nowhere", "data.val_csv=nowhere.csv")
+    assert "nowhere: no trained model there yet; using the bundled weights" in result.stdout
+    assert "nowhere.csv: no such pairs CSV" in one_error_line(result, 2)
     (run_copy / "best.pth").unlink()
     with pytest.raises(UserError, match=r"best\.pth"):
         tune.tune(of_run(run_copy))
