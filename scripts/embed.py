@@ -1,10 +1,10 @@
-"""A pretrained run -> models/u2netp_dense.pth, half-precision weights that come with the code, and their model card.
+"""A pretrained run -> models/u2netp_dense.pth, the half-precision weights in this repository, and their model card.
 
     python scripts/embed.py train.out_dir=outputs/pretrain data.root=data/pretrain
     python scripts/embed.py train.out_dir=outputs/pretrain data.root=data/pretrain --photographs photos/val.csv
 
-The scores in the card are those of the file written, measured at the images' own size with the dense alpha as
-config.yaml has it: on the procedural test set of data.root, and on the pairs CSV of photographs where one is given.
+The card's scores are measured with the written file, at the images' own size, against dense alphas made with
+config.yaml's settings: on the procedural test set of data.root and, if --photographs is given, on its pairs.
 """
 import sys
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ from core.outputs import may_write, no_input
 from dataset import ValidationSet
 from imaging.images import list_images, read_rgb
 from imaging.pairs import read_pairs
-from infer import with_weights
 from inference.predictor import Predictor, load_predictor
+from inference.weights import with_weights
 from submission.check import baselines
 from submission.submission_csv import read_alphas
 from training.metrics import mse
@@ -37,7 +37,7 @@ LIMIT = 2_500_000  # bytes: small enough to be kept in a repository
 
 @dataclass(frozen=True)
 class Score:
-    """MSE on [0,1] against dense alphas, beside that of the best constant."""
+    """MSE on [0,1] against dense alphas, of the network and of the best constant."""
     images: str
     value: float
     constant: float
@@ -47,44 +47,43 @@ class Score:
         return self.constant / self.value
 
 
-def embed(args) -> None:
-    run = with_weights(load_run(args.config, args.overrides))
-    no_input("--out", Path(args.out), [run.infer.weights])
-    may_write(args.out)
-    may_write(Path(args.out).with_suffix(".md"))
-    size = save_half(run.infer.weights, args.out)
-    cfg = load_config(DEFAULTS, [f"data.root={run.data.root}", *args.overrides, f"infer.weights={args.out}"])
+def embed(run: Config, cfg: Config, out: Path, photographs: Path | None) -> None:
+    """run: whose weights go into the file `out`. cfg: what they are then measured with, config.yaml's own settings."""
+    card = out.with_suffix(".md")
+    no_input("--out", out, [run.infer.weights])
+    for target in (out, card):
+        may_write(target)
+    size = save_half(run.infer.weights, out)
     predict = load_predictor(cfg)
     scores = [score_test_set(predict, cfg)]
-    if args.photographs:
-        scores.append(score_photographs(predict, cfg, Path(args.photographs)))
-    card = Path(args.out).with_suffix(".md")
+    if photographs:
+        scores.append(score_photographs(predict, cfg, photographs))
     with written_whole(card) as part:
-        part.write_text(model_card(run, checkpoint.load(args.out), size, scores), encoding="utf-8")
+        part.write_text(model_card(run, checkpoint.load(out), size, scores), encoding="utf-8")
     for score in scores:
         print(f"{score.images}: {score.value:.5f}, {score.gain:.2f} times better than the best constant "
               f"({score.constant:.5f})")
-    print(f"{args.out}: {size:,} bytes; {card}")
+    print(f"{out}: {size:,} bytes; {card}")
 
 
-def save_half(weights: Path, path: str) -> int:
-    """The network of a checkpoint in half precision -> size of the file in bytes."""
+def save_half(weights: Path, path: Path) -> int:
+    """Writes a checkpoint's network in half precision -> size of the file in bytes."""
     state = checkpoint.load(weights)
     half = {name: value.half() if value.is_floating_point() else value for name, value in state["model_state"].items()}
-    # float16 ends at 65504 and has nothing below 6e-8: a statistic out there would be lost without a word
+    # float16 overflows above 65504, which would silently break a statistic
     if lost := [name for name, value in half.items() if not value.isfinite().all()]:
-        raise UserError(f"{weights}: {lost[0]} does not fit half precision; train it anew")
+        raise UserError(f"{weights}: {lost[0]} does not fit half precision; train again")
     kept = {key: state[key] for key in ("config", "epoch", "metrics")}
     checkpoint.save(path, {"model_state": in_one_piece(half), **kept})
-    size = Path(path).stat().st_size
+    size = path.stat().st_size
     if size > LIMIT:
-        raise UserError(f"{path}: {size:,} bytes, more than the {LIMIT:,} that come with the code; "
-                        "only model.variant=u2netp is that small")
+        raise UserError(f"{path}: {size:,} bytes, but at most {LIMIT:,} may go into the repository; use "
+                        "model.variant=u2netp, which is small enough")
     return size
 
 
 def in_one_piece(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same tensors as views of one storage per type: a file's entry for each of hundreds takes a tenth of it."""
+    """The same tensors as views of one storage per type: hundreds of storages would make the file a tenth larger."""
     kinds = {value.dtype for value in state.values()}
     pieces = {kind: torch.cat([value.flatten() for value in state.values() if value.dtype == kind]) for kind in kinds}
     taken = dict.fromkeys(kinds, 0)
@@ -97,7 +96,7 @@ def in_one_piece(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def score_test_set(predict: Predictor, cfg: Config) -> Score:
-    """On the procedural test set, whose solution is dense already."""
+    """On the procedural test set, whose solution is already dense."""
     truth = {name: alpha for _, name, alpha in read_alphas(cfg.data.solution_csv)}
     errors = [mse(predict([read_rgb(path)])[0], truth[path.stem] / np.float32(255))
               for path in tqdm(list_images(cfg.data.test_dir)[0], "test set", disable=None, leave=False)]
@@ -108,7 +107,7 @@ def score_test_set(predict: Predictor, cfg: Config) -> Score:
 def score_photographs(predict: Predictor, cfg: Config, pairs_csv: Path) -> Score:
     """val_mse_dense of pairs at their own size."""
     val_set = ValidationSet(read_pairs(pairs_csv), cfg)
-    result, _ = validate(predict, val_set, 1, {})
+    result, _ = validate(predict, val_set, 1, {"num_workers": 0})
     constant = reference_levels(val_set, cfg, cfg.train.out_dir / "levels_photographs.json")["constant"]
     return Score(f"{len(val_set)} photographs with real mattes", result.means()["val_mse_dense"], constant)
 
@@ -116,19 +115,19 @@ def score_photographs(predict: Predictor, cfg: Config, pairs_csv: Path) -> Score
 def model_card(run: Config, state: dict, size: int, scores: list[Score]) -> str:
     facts = {
         "network": f"{run.model.variant}, {size:,} bytes in half precision, keys of the official checkpoints",
-        "start": run.model.weights or "nothing: random weights",
+        "started from": run.model.weights or "random weights",
         **training_facts(run),
-        "chosen": f"epoch {state['epoch']}, val_mse_dense {state['metrics']['val_mse_dense']:.5f} on the procedural "
-                  "validation pairs",
+        "checkpoint": f"epoch {state['epoch']}, val_mse_dense {state['metrics']['val_mse_dense']:.5f} on the "
+                      "procedural validation pairs",
         "hardware": f"{hardware()}, torch {torch.__version__}",
-        "sees images at": f"{run.infer.size} px, their longer side; mattes come back at the images' own size",
+        "input size": f"{run.infer.size} px, the longer side; mattes are returned at the images' own size",
     }
     described = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
     rows = "\n".join(f"| {score.images} | {score.value:.5f} | {score.constant:.5f} | {score.gain:.2f}× |"
                      for score in scores)
     return f"""# u2netp_dense
 
-Written by `make pretrain`; every figure is read from the run or measured on the file.
+Written by `make pretrain`. Every figure is read from the run or measured with the file.
 
 | | |
 |---|---|
@@ -140,10 +139,10 @@ MSE on [0,1] against dense alphas at the images' own size:
 |---|---|---|---|
 {rows}
 
-For trying the pipeline without a download, and as a start for training on a small budget: `model.weights=embedded`,
-`infer.weights=embedded`. It has seen drawn objects only; the official weights know photographs.
+For trying the pipeline without a download (`infer.weights=embedded`), and to start a training on a small budget
+(`model.weights=embedded`). It was trained on drawn objects only; the official weights were trained on photographs.
 
-MIT licence, as the code; the architecture is U²-Net by Qin et al. (Apache-2.0).
+MIT licence, like the code; the architecture is U²-Net by Qin et al. (Apache-2.0).
 """
 
 
@@ -162,8 +161,11 @@ def training_facts(run: Config) -> dict[str, str]:
 
 
 def main() -> None:
-    embed(cli.parse(__doc__, options={"out": (str(EMBEDDED), "file to write; its card stands beside it"),
-                                      "photographs": ("", "pairs CSV to score on as well")}))
+    args = cli.parse(__doc__, options={"out": (str(EMBEDDED), "file to write; its model card goes beside it"),
+                                       "photographs": ("", "pairs CSV to score on as well")})
+    run = with_weights(load_run(args.config, args.overrides))
+    cfg = load_config(DEFAULTS, [f"data.root={run.data.root}", *args.overrides, f"infer.weights={args.out}"])
+    embed(run, cfg, Path(args.out), Path(args.photographs) if args.photographs else None)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from core.config import Config, load_config
 from core.errors import UserError
 from core.files import may_empty, remove_folder, written_folder
 from core.outputs import check_folder
-from infer import with_weights
+from inference.weights import with_weights
 from kaggle_kernel.bundle import CODE_FILES, SCRIPT_LIMIT, dataset_files, kernel_files
 from kaggle_kernel.lint import problems
 

@@ -1,9 +1,9 @@
-"""What each backend and number format costs a run: its MSE on the validation set, its distance from fp32, its time.
+"""What each backend and number format costs a run: MSE on the validation set, distance from fp32, time.
 
     python scripts/precision.py train.out_dir=outputs/u2netp
 
-Measures int8's ranges on training images, too, and keeps them beside the weights, for infer.precision=int8, if the MSE
-rises by less than 1 %. Leaves the table as precision.json in the run folder.
+Also measures int8's ranges on training images, and keeps them beside the weights for infer.precision=int8 if the MSE
+rises by less than 1 %. Writes the table to precision.json in the run folder.
 """
 import json
 import math
@@ -27,36 +27,36 @@ from infer import run_with_weights
 from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
 from inference.matte_net import MatteNet
 from inference.openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
-from inference.predictor import Predictor, TorchPredictor, load_model, load_network, to_square
+from inference.predictor import Predictor, load_model, load_network, to_square
+from inference.torch_backend import live_network
+from inference.weights import run_with_weights
 from training import metrics
 from u2net import U2Net
 
 CALIBRATION = 8     # training images that the ranges are measured on
-MOST_GROWTH = 0.01  # of the MSE, for int8 to be kept
+MOST_GROWTH = 0.01  # int8 is kept if the MSE grows by less
 EXACT, INT8 = "fp32, as trained", "int8, openvino"
 
 
 def compare(cfg: Config) -> None:
     """cfg: the run's."""
-    for folder in {cfg.train.out_dir, cfg.infer.weights.parent}:
-        check_folder(folder, "make it writable, or work on a copy of it")
-    may_write(ranges_path(cfg.infer.weights))
-    may_write(cfg.train.out_dir / "precision.json")
+    path = cfg.train.out_dir / "precision.json"
+    for target in (path, ranges_path(cfg.infer.weights)):
+        check_folder(target.parent, "make it writable, or work on a copy of it")
+        may_write(target)
     val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
-    identity = checkpoint.identity(cfg.infer.weights)  # now: a training that is under way may replace the file
+    identity = checkpoint.identity(cfg.infer.weights)  # first, because a running training may replace the file
     model, size = load_model(cfg)
     device, metric = pick_device(), select_metric(cfg)
     machine = hardware()
     print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}: {size} px, tta "
           f"{cfg.infer.tta}, {machine}")
     ranges = int8_ranges(cfg, model, size) if computes("int8", device) else None
-    predictors = {EXACT: TorchPredictor(model.to(device), size, cfg.infer.tta, device, "fp32", cfg.infer.tile_over),
-                  **backends(cfg, model, size, device, ranges)}
-    rows = measure(predictors, val_set, metric)
+    exact = Predictor(live_network(model.to(device), cfg.infer.tta, device, "fp32"), size, cfg.infer.tile_over)
+    rows = measure({EXACT: exact, **backends(cfg, model, size, device, ranges)}, val_set, metric)
     print("\n".join(table(rows, metric)))
     if ranges is not None:
         keep_or_drop(cfg, identity, ranges, rows[INT8]["change"])
-    path = cfg.train.out_dir / "precision.json"
     with written_whole(path) as part:
         part.write_text(json.dumps({"machine": machine, "metric": metric, "images": len(val_set), "size": size,
                                     "tta": cfg.infer.tta, "rows": rows}, indent=1))
@@ -64,7 +64,7 @@ def compare(cfg: Config) -> None:
 
 
 def backends(cfg: Config, model: U2Net, size: int, device: torch.device, ranges: Ranges | None) -> dict[str, Predictor]:
-    """What this machine has."""
+    """A predictor for each backend and number format that this machine computes in."""
     wanted = [("torch", precision) for precision in ("fp32", "bf16", "fp16") if computes(precision, device)]
     if device.type == "cpu" and available():
         wanted += [("openvino", precision) for precision in CAPABILITIES if computes(precision, device)]
@@ -78,7 +78,7 @@ def backends(cfg: Config, model: U2Net, size: int, device: torch.device, ranges:
 
 
 def computes(precision: str, device: torch.device) -> bool:
-    """Whether the hardware does, rather than imitate it."""
+    """Whether the hardware computes in it, without emulation."""
     if device.type == "cuda":
         return precision in ("fp32", "fp16") or (
             precision == "bf16" and torch.cuda.is_bf16_supported(including_emulation=False))
@@ -96,8 +96,8 @@ def int8_ranges(cfg: Config, model: U2Net, size: int) -> Ranges:
 def measure(predictors: dict[str, Predictor], val_set: ValidationSet, metric: str) -> dict[str, dict[str, float]]:
     """By predictor: distance from EXACT's alpha, MSE, its relative change, seconds per image.
 
-    Each has the same images in full batches of its own size, as inference has them: a GPU takes as long for one image
-    as for the batch that it was prepared for. The validation set is repeated to fill the last ones.
+    Each gets the same images in full batches of its own size, as in inference: a GPU takes as long for one image as for
+    the batch that it was prepared for. Images are repeated to fill the last batches.
     """
     found = {name: [] for name in predictors}
     together = math.lcm(*(predict.batch_size for predict in predictors.values()))
@@ -108,20 +108,23 @@ def measure(predictors: dict[str, Predictor], val_set: ValidationSet, metric: st
         truths = (denses if metric == "val_mse_dense" else alphas)[:len(val_set) - start]
         preds = {name: predict(list(rgbs)) for name, predict in predictors.items()}
         for name in predictors:
-            for pred, exact, truth in zip(preds[name], preds[EXACT], truths, strict=False):  # without the repeated ones
+            for pred, exact, truth in zip(preds[name], preds[EXACT], truths, strict=False):  # drops the repeated ones
                 error = np.abs(pred - exact)
                 found[name].append((error.mean(), error.max(), metrics.mse(pred, truth)))
-    exact = np.mean(found[EXACT], 0)[2]
-    rows = {}
-    for name, values in found.items():
-        mean, _, mse = np.mean(values, 0).tolist()
-        rows[name] = {"mean_error": mean, "max_error": float(np.max(values, 0)[1]), "mse": mse,
-                      "change": float(mse / exact - 1), "seconds": predictors[name].seconds / (len(starts) * together)}
-    return rows
+    images = len(starts) * together
+    return {name: summary(np.array(values), np.array(found[EXACT]), predictors[name].seconds / images)
+            for name, values in found.items()}
+
+
+def summary(values: np.ndarray, exact: np.ndarray, seconds: float) -> dict[str, float]:
+    """values, exact: (images,3), mean and greatest distance from EXACT's alpha, and MSE."""
+    mean, _, mse = values.mean(0).tolist()
+    return {"mean_error": mean, "max_error": float(values[:, 1].max()), "mse": mse,
+            "change": float(mse / exact[:, 2].mean() - 1), "seconds": seconds}
 
 
 def warm_up(predictors: dict[str, Predictor], rgb: np.ndarray) -> None:
-    """The first batch also pays for what a library chooses or allocates once."""
+    """Runs the first batch, which also pays for what a library chooses or allocates once."""
     for predict in predictors.values():
         predict([rgb] * predict.batch_size)
         predict.seconds = 0.0
@@ -137,8 +140,8 @@ def keep_or_drop(cfg: Config, identity: dict[str, str], ranges: Ranges, change: 
     path = ranges_path(cfg.infer.weights)
     if change >= MOST_GROWTH:
         remove(path)
-        print(f"int8    raises the MSE by {change:.2%}, {MOST_GROWTH:.0%} or more: infer.precision=int8 stays without "
-              "ranges")
+        print(f"int8    raises the MSE by {change:.2%}, {MOST_GROWTH:.0%} or more: not made available as "
+              "infer.precision=int8")
         return
     save_ranges(cfg.infer.weights, identity, ranges, change)
     print(f"int8    {path}; infer.precision=int8 applies it")

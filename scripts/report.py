@@ -1,10 +1,10 @@
-"""Run folder -> report.html, one self-contained page about the run; where the test's true alphas are known, report.png.
+"""Run folder -> report.html, one self-contained page about the run; and report.png if the test's alphas are known.
 
     python scripts/report.py train.out_dir=outputs/u2netp
 """
 import base64
-import csv
 import datetime
+import io
 import json
 import platform
 import sys
@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import jinja2
 import numpy as np
+import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
@@ -36,8 +37,8 @@ from dataset import ValidationSet
 from imaging.images import list_images, read_rgb, resize_longer_side
 from imaging.pairs import configured_pairs
 from imaging.pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
-from infer import with_weights
 from inference.predictor import Predictor, load_predictor
+from inference.weights import with_weights
 from reporting.summary import collect
 from submission.check import baselines, matched_alphas
 
@@ -46,12 +47,12 @@ SIDE = 512  # longer side of an embedded picture, pixels
 
 
 def report(cfg: Config) -> None:
-    """report.html in the run folder; report.png beside it from cfg.infer.submission and cfg.data.solution_csv."""
+    """Writes report.html into the run folder; and report.png, if there are infer.submission and data.solution_csv."""
     check_folder(cfg.train.out_dir, "make it writable, or work on a copy of it")
     page = cfg.train.out_dir / "report.html"
     run = read_run(cfg.train.out_dir)
     may_write(page)
-    refuse_others(run["validation"], cfg)
+    check_weights(run["validation"], cfg)
     predict = load_predictor(cfg)
     test = test_result(cfg)
     pictures = pictured(cfg, run, predict)
@@ -66,42 +67,40 @@ def report(cfg: Config) -> None:
         print(f"picture  {save_test_picture(cfg, test)}")
 
 
-def refuse_others(validation: dict, cfg: Config) -> None:
-    """UserError where the numbers are not those of the weights that the page is about."""
+def check_weights(validation: dict, cfg: Config) -> None:
+    """UserError if the numbers were measured with other weights than those that the page is about."""
     if validation.get("weights") not in (None, *checkpoint.identity(cfg.infer.weights).values()):
-        raise UserError(f"{cfg.train.out_dir / 'validation.json'}: was measured with other weights than "
-                        f"{cfg.infer.weights}; run the same training again, which validates best.pth, or leave "
+        raise UserError(f"{cfg.train.out_dir / 'validation.json'}: was measured with other weights, not "
+                        f"{cfg.infer.weights}; run the same training command again, which validates best.pth, or leave "
                         "infer.weights out")
 
 
 def read_run(out_dir: Path) -> dict:
-    """What training has left: `history` (metrics.csv), `validation` of the best epoch, `levels`."""
-    def text(name: str) -> str:
-        try:
-            return (out_dir / name).read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{out_dir / name}: no such file; `make train` writes it when an epoch ends") from None
-
+    """What training wrote: `history` (metrics.csv, a row per epoch), `validation` of the best epoch, `levels`."""
     try:
-        history = [{name: float(value) for name, value in row.items()}
-                   for row in csv.DictReader(text("metrics.csv").splitlines())]
-        run = {"history": history, "validation": json.loads(text("validation.json")),
-               "levels": json.loads(text("levels.json"))}
+        # as text first, so that nan and inf become numbers and an empty cell is an error
+        history = pd.read_csv(io.StringIO(run_file(out_dir / "metrics.csv")), dtype=str, na_filter=False,
+                              index_col=False).astype(float)
+        run = {"history": history, "validation": json.loads(run_file(out_dir / "validation.json")),
+               "levels": json.loads(run_file(out_dir / "levels.json"))}
     except (ValueError, TypeError) as error:
         raise UserError(f"{out_dir}: metrics.csv, validation.json or levels.json is damaged "
                         f"({' '.join(str(error).split())}); train again") from None
-    if not run["history"] or not run["validation"]["images"]:
-        raise UserError(f"{out_dir}: no epoch has ended yet; go on with `make train`")
+    if history.empty or not run["validation"]["images"]:
+        raise UserError(f"{out_dir}: no epoch is finished yet; continue with `make train`")
     return run
 
 
+def run_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file; `make train` writes it after each epoch") from None
+
+
 def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
-    """`panels` of the best, median and worst validation image, or a `pictures_note` why there are none."""
+    """`panels` of the best, median and worst validation image, or a `pictures_note` that says why there are none."""
     rows, metric = run["validation"]["images"], select_metric(cfg)
-    ranked = sorted(range(len(rows)), key=lambda i: rows[i][metric])
-    chosen = {ranked[0]: "Best", ranked[-1]: "Worst"}
-    if len(ranked) > 2:
-        chosen = {ranked[0]: "Best", ranked[len(ranked) // 2]: "Median", ranked[-1]: "Worst"}
     try:
         pairs = configured_pairs(cfg, "val")
     except UserError as error:
@@ -109,7 +108,7 @@ def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
     if [pair.image_path.name for pair in pairs] != [row["image"] for row in rows]:
         return {"panels": [], "pictures_note": f"left out: {cfg.data.val_csv} has changed since the run"}
     val_set, panels = ValidationSet(pairs, cfg), []
-    for index, rank in chosen.items():
+    for index, rank in ranks([row[metric] for row in rows]).items():
         rgb, alpha, target = val_set[index]
         true, pred = target if metric == "val_mse_dense" else alpha, predict([rgb])[0]
         height, width = rgb.shape[:2]
@@ -119,24 +118,31 @@ def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
     return {"panels": panels, "pictures_note": ""}
 
 
+def ranks(errors: list[float]) -> dict[int, str]:
+    """index -> Best, Median or Worst; no median of two."""
+    ranked = sorted(range(len(errors)), key=errors.__getitem__)
+    median = {ranked[len(ranked) // 2]: "Median"} if len(ranked) > 2 else {}
+    return {ranked[0]: "Best", **median, ranked[-1]: "Worst"}
+
+
 def embedded(rgb: np.ndarray) -> str:
-    """(H,W,3) uint8 -> data URI of a WebP, longer side SIDE at most."""
+    """(H,W,3) uint8 -> data URI of a WebP, its longer side at most SIDE."""
     rgb = resize_longer_side(rgb, min(SIDE, max(rgb.shape[:2])))
     data = cv2.imencode(".webp", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 85])[1]
     return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def test_result(cfg: Config) -> dict:
-    """`note` in words; where there is a submission and a solution also the score, its levels and `errors` by name."""
+    """`note` in words; if there are a submission and a solution, also the score, its `levels` and `errors` by name."""
     submission, solution = cfg.infer.submission, cfg.data.solution_csv
     for path, writer in ((submission, "make infer"), (solution, "make data SOURCE=synthetic")):
         if not path.exists():
-            return {"note": f"no score, since there is no {path} (`{writer}` writes one)"}
+            return {"note": f"no score, because {path} does not exist (`{writer}` writes it)"}
     try:
         errors = {name: float(np.mean((pred.astype(np.float32) - true) ** 2)) / 255**2
                   for name, pred, true in matched_alphas(submission, solution)}
         levels = {"floor": 0.0, **baselines(solution)}
-    except UserError as error:  # e.g. a submission for other images than the solution's
+    except UserError as error:  # for example, the submission is for other images than the solution
         return {"note": f"no score: {error}"}
     value = float(np.mean(list(errors.values())))
     note = f"MSE {value:.4f} (best constant {levels['constant']:.4f}, all zero {levels['zero']:.4f})"
@@ -144,7 +150,7 @@ def test_result(cfg: Config) -> dict:
 
 
 def save_test_picture(cfg: Config, test: dict) -> str:
-    """report.png: test images beside the truth, from the best to the worst -> its path, or why there is none."""
+    """report.png: test images beside their true alphas, best to worst -> its path, or why there is none."""
     try:
         paths = {path.stem: path for path in list_images(cfg.infer.images)[0]}
     except UserError as error:
@@ -152,7 +158,7 @@ def save_test_picture(cfg: Config, test: dict) -> str:
     errors, target = test["errors"], cfg.train.out_dir / "report.png"
     ranked = sorted(errors.keys() & paths.keys(), key=lambda name: (errors[name], name))
     if not ranked:
-        return f"left out: {cfg.infer.images} does not hold the submission's images"
+        return f"left out: {cfg.infer.images} does not contain the submission's images"
     shown = {ranked[i] for i in np.linspace(0, len(ranked) - 1, min(SHOWN, len(ranked)), dtype=int)}
     panels = {name: (f"{name}   mse {errors[name]:.4f}   rank {ranked.index(name) + 1} of {len(ranked)}",
                      read_rgb(paths[name]), true / np.float32(255), pred / np.float32(255))
@@ -163,7 +169,7 @@ def save_test_picture(cfg: Config, test: dict) -> str:
 
 
 def changed(cfg: Config) -> dict[str, object]:
-    """The overrides that lead from config.yaml to this run; what follows from them by itself is left out."""
+    """The overrides that turn config.yaml into this run's settings, without those that follow from others."""
     own, overrides = flat(cfg.model_dump(mode="json")), {}
 
     def resolved() -> dict[str, object]:
@@ -186,7 +192,7 @@ def environment(cfg: Config, predict: Predictor) -> dict[str, str]:
 
 
 def render(context: dict) -> str:
-    """report.html with the values; everything from outside (file names, paths, settings) is escaped."""
+    """report.html filled in; everything from outside (file names, paths, settings) is escaped."""
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"), autoescape=True,
                                    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates.filters.update(number=number, percent=lambda share: f"{share * 100:.1f} %" if share < 0.1 else
@@ -195,7 +201,7 @@ def render(context: dict) -> str:
 
 
 def number(value: float) -> str:
-    """An MSE as it stands everywhere, in four decimals; small ones in two digits, so that they do not vanish."""
+    """An MSE in four decimals; a small one in two significant digits, so that it does not read 0."""
     return f"{value:.4f}" if value >= 0.001 or value == 0 else f"{value:.2g}"
 
 

@@ -1,9 +1,9 @@
-"""Which post-processing, if any, lowers a run's MSE: fitted on half of its validation set, judged on the other half.
+"""Does any post-processing lower a run's MSE? Fitted on half of its validation set, judged on the other half.
 
     python scripts/tune.py train.out_dir=outputs/u2netp
 
 Writes postprocess.yaml and tune.png into the run folder; `infer.postprocess=tuned` applies what was chosen. A candidate
-is accepted only if the 95 % interval of its change of MSE, over the images that it was not fitted on, lies below zero.
+is accepted only if the 95 % interval of its change of MSE, on the images that it was not fitted on, is below zero.
 """
 import sys
 import textwrap
@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 from scipy.special import stdtrit
+from scipy.stats import bootstrap
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -41,9 +42,11 @@ from inference.postprocess import (
     tuned_path,
 )
 from inference.predictor import Predictor, load_predictor
+from inference.weights import run_with_weights
 from training import metrics
 
-FEWEST, RESAMPLES, CONFIDENCE = 4, 10_000, 0.95
+FEWEST = 4  # validation images
+RESAMPLES, BATCH, CONFIDENCE = 10_000, 1000, 0.95
 TRUTHS = {"val_mse_dense": "dense target", "val_mse": "file's alpha"}
 THE_ORIGINAL = "the original's components"
 
@@ -54,7 +57,7 @@ GRIDS = {
     "guided filter": [Setting("guided", {"radius": radius, "eps": eps})
                       for radius in (4, 12, 36) for eps in (1e-4, 1e-3, 1e-2, 1e-1)],
     "snap to 0": [Setting("snap", {"to": "zero", "tolerance": t}) for t in (0.01, 0.02, 0.05)],
-    # What near-binary alphas would ask for; measured by itself, since a search only finds its weakest form.
+    # What near-binary alphas would need; measured by itself, since a search would choose its weakest form.
     "whole background to 0": [Setting("snap", {"to": "zero", "tolerance": 0.2})],
     "snap to background": [Setting("snap", {"to": "background", "tolerance": t}) for t in (0.01, 0.02, 0.05, 0.1)],
 }
@@ -62,7 +65,7 @@ GRIDS = {
 
 @dataclass(frozen=True)
 class Result:
-    """One candidate on the images that it was not fitted on; changes are after minus before, so negative is better."""
+    """One candidate on the images that it was not fitted on; a change is after minus before: negative is better."""
     candidate: str
     setting: Setting
     before: tuple[float, float]  # mean MSE against the truth that decides, and against the other one
@@ -70,8 +73,8 @@ class Result:
     change: float                # against the truth that decides, with its interval:
     low: float
     high: float
-    fit_change: float            # on the half that it was fitted on
-    swapped: float               # when the halves change places: whether the finding is stable
+    fit_change: float            # the change on the half that it was fitted on
+    swapped: float               # the change with the halves swapped: is the finding stable?
 
     @property
     def verdict(self) -> str:
@@ -81,73 +84,86 @@ class Result:
 
 
 def tune(cfg: Config) -> None:
-    """cfg: the run's. Writes postprocess.yaml ("none" included) and tune.png beside its best checkpoint."""
-    check_folder(tuned_path(cfg.infer.weights).parent, "make it writable, or work on a copy of it")
-    metric = select_metric(cfg)
-    val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
+    """cfg: the run's. Writes postprocess.yaml (even for "none") and tune.png beside its best checkpoint."""
     path = tuned_path(cfg.infer.weights)
-    for result in (path, path.with_name("tune.png")):
-        may_write(result)
-    identity = checkpoint.identity(cfg.infer.weights)  # now: a training that is under way may replace the file
+    picture, metric = path.with_name("tune.png"), select_metric(cfg)
+    check_folder(path.parent, "make it writable, or work on a copy of it")
+    val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
+    for target in (path, picture):
+        may_write(target)
+    identity = checkpoint.identity(cfg.infer.weights)  # first, because a running training may replace the file
     if len(val_set) < FEWEST:
         save_setting(path, identity, NONE, {"reason": f"{len(val_set)} validation images"})
-        print(f"{cfg.data.val_csv}: {len(val_set)} images are too little evidence, {FEWEST} are the least; "
+        print(f"{cfg.data.val_csv}: {len(val_set)} images are too little evidence, at least {FEWEST} are needed; "
               f"chosen: none\n{path}")
         return
     predict = load_predictor(cfg)
     print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}: {predict.description}")
-    preds = predict_all(predict, val_set)
-    results = search(val_set, preds, metric, cfg.seed)
+    results = search(val_set, predict_all(predict, val_set), metric, cfg.seed)
     print(table(results, metric, len(val_set)))
     setting, evidence = choose(results)
     save_setting(path, identity, setting, {"decided_by": metric, **evidence})
-    save_intervals(path.with_name("tune.png"), results, f"{path.parent} · MSE against the {TRUTHS[metric]}")
+    save_intervals(picture, results, f"{path.parent} · MSE against the {TRUTHS[metric]}")
     use = "" if setting == NONE else "; infer.postprocess=tuned applies it"
-    print(f"chosen: {setting}{use}\n{path}\n{path.with_name('tune.png')}")
+    print(f"chosen: {setting}{use}\n{path}\n{picture}")
 
 
 def predict_all(predict: Predictor, val_set: ValidationSet) -> list[np.ndarray]:
-    """One (H,W) float16 per image: the only thing kept of each, 2 MB at 1024²."""
+    """One (H,W) float16 per image: all that is kept in memory, 2 MB each at 1024²."""
     loader = DataLoader(val_set, predict.batch_size, collate_fn=list)
     return [pred.astype(np.float16) for batch in tqdm(loader, "predicting", disable=None, leave=False)
             for pred in predict([rgb for rgb, _, _ in batch])]
 
 
+@dataclass(frozen=True)
+class Errors:
+    """The MSE of each setting on each image."""
+    settings: list[Setting]
+    values: np.ndarray  # (settings, 2, images): against the truth that decides, and against the other one
+
+    def on(self, half: np.ndarray, setting: Setting) -> np.ndarray:
+        """(2, images of the half)"""
+        return self.values[self.settings.index(setting)][:, half]
+
+    def means(self, half: np.ndarray, setting: Setting) -> tuple[float, float]:
+        return tuple(self.on(half, setting).mean(1).tolist())
+
+    def changes(self, half: np.ndarray, setting: Setting) -> np.ndarray:
+        """(images of the half,): after minus before, against the truth that decides."""
+        return (self.on(half, setting) - self.on(half, NONE))[0]
+
+    def best(self, half: np.ndarray, candidates: dict[str, list[Setting]]) -> dict[str, Setting]:
+        """For each candidate its setting with the lowest mean MSE."""
+        return {name: min(settings, key=lambda setting: self.on(half, setting)[0].mean())
+                for name, settings in candidates.items()}
+
+
 def search(samples: Sequence[tuple], preds: Sequence[np.ndarray], metric: str, seed: int) -> list[Result]:
-    """samples[i]: (rgb, alpha, target) of preds[i]. Every candidate, fitted on one half and measured on the other."""
+    """Every candidate, fitted on one half of the images and measured on the other. samples[i]: (rgb, alpha, target)."""
     order = generator(seed, Purpose.TUNING, 0).permutation(len(preds))
-    halves = order[:len(order) // 2], order[len(order) // 2:]
+    fit, held = order[:len(order) // 2], order[len(order) // 2:]
     tables = np.stack(in_threads(lambda i: calibration_table(preds[i].astype(np.float32),
                                                              truths(samples[i], metric)[0]), len(preds), "fitting"))
-    fits = [{"affine": [fit_affine(tables[half].mean(0))], "gamma": [fit_gamma(tables[half].mean(0))]}
-            for half in halves]
-    options = [GRIDS | fit for fit in fits]
-    settings = [NONE, *(s for families in (GRIDS, *fits) for family in families.values() for s in family)]
+    fitted, fitted_swapped = (
+        {"affine": [fit_affine(tables[half].mean(0))], "gamma": [fit_gamma(tables[half].mean(0))]}
+        for half in (fit, held))
+    errors = measure(samples, preds, metric, [NONE, *(setting for candidates in (GRIDS, fitted, fitted_swapped)
+                                                      for settings in candidates.values() for setting in settings)])
+    chosen, chosen_swapped = errors.best(fit, GRIDS | fitted), errors.best(held, GRIDS | fitted_swapped)
+    lows, highs = intervals(np.stack([errors.changes(held, setting) for setting in chosen.values()]), seed)
+    return [Result(name, setting, errors.means(held, NONE), errors.means(held, setting),
+                   errors.changes(held, setting).mean(), low, high, errors.changes(fit, setting).mean(),
+                   errors.changes(fit, chosen_swapped[name]).mean())
+            for (name, setting), low, high in zip(chosen.items(), lows, highs, strict=True)]
 
-    def measure(index: int) -> list[list[float]]:
+
+def measure(samples: Sequence[tuple], preds: Sequence[np.ndarray], metric: str, settings: list[Setting]) -> Errors:
+    def errors(index: int) -> list[list[float]]:
         sample, pred = samples[index], preds[index].astype(np.float32)
         results = (apply(setting, sample[0], pred) for setting in settings)
         return [[metrics.mse(result, true) for true in truths(sample, metric)] for result in results]
 
-    errors = np.array(in_threads(measure, len(preds), "measuring")).transpose(1, 2, 0)  # setting, truth, image
-
-    def error(setting: Setting, half: np.ndarray) -> np.ndarray:
-        """(2, images of the half)"""
-        return errors[settings.index(setting)][:, half]
-
-    def best(family: str, own: int) -> Setting:
-        return min(options[own][family], key=lambda setting: error(setting, halves[own])[0].mean())
-
-    def change(setting: Setting, half: np.ndarray) -> np.ndarray:
-        return (error(setting, half) - error(NONE, half))[0]
-
-    fit, held = halves
-    chosen = {family: best(family, 0) for family in options[0]}
-    lows, highs = intervals(np.stack([change(setting, held) for setting in chosen.values()]), seed)
-    before = tuple(error(NONE, held).mean(1).tolist())
-    return [Result(family, setting, before, tuple(error(setting, held).mean(1).tolist()), change(setting, held).mean(),
-                   low, high, change(setting, fit).mean(), change(best(family, 1), fit).mean())
-            for (family, setting), low, high in zip(chosen.items(), lows, highs, strict=True)]
+    return Errors(settings, np.array(in_threads(errors, len(preds), "measuring")).transpose(1, 2, 0))
 
 
 def truths(sample: tuple, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -164,24 +180,22 @@ def in_threads(function, count: int, what: str) -> list:
 def intervals(changes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """changes (candidates, images) -> low, high: the 95 % intervals of their means, by a bootstrap over images.
 
-    Percentile intervals are too narrow for few images: their distances from the mean are widened to what Student's t
-    asks for in place of the normal distribution (after Hesterberg, The American Statistician, 2015).
+    Percentile intervals of few images are too narrow. So their distances from the mean are widened by the ratio of
+    Student's t to the normal distribution (after Hesterberg, The American Statistician, 2015).
     """
-    count = changes.shape[1]
-    tail = (1 - CONFIDENCE) / 2
-    # How often each image is drawn in each resample: one matrix product then gives all means of all candidates.
-    times = generator(seed, Purpose.TUNING, 1).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    count, upper = changes.shape[1], (1 + CONFIDENCE) / 2
+    found = bootstrap((changes,), np.mean, axis=1, n_resamples=RESAMPLES, batch=BATCH, confidence_level=CONFIDENCE,
+                      method="percentile", rng=generator(seed, Purpose.TUNING, 1)).confidence_interval
+    widening = stdtrit(count - 1, upper) / NormalDist().inv_cdf(upper) * np.sqrt(count / (count - 1))
     mean = changes.mean(1)
-    spread = np.quantile(times @ changes.T / count, [tail, 1 - tail], axis=0) - mean
-    widening = stdtrit(count - 1, 1 - tail) / NormalDist().inv_cdf(1 - tail) * np.sqrt(count / (count - 1))
-    return tuple(mean + widening * spread)
+    return mean + widening * (found.low - mean), mean + widening * (found.high - mean)
 
 
 def choose(results: Sequence[Result]) -> tuple[Setting, dict]:
-    """Of the accepted ones the best on the half they were fitted on, so that the other half's figures stay unbiased."""
+    """The accepted one that was best on the half it was fitted on, so that the other half's figures stay unbiased."""
     accepted = [result for result in results if result.verdict == "helps"]
     if not accepted:
-        return NONE, {"reason": "no candidate's interval lies below zero"}
+        return NONE, {"reason": "no candidate's interval is below zero"}
     result = min(accepted, key=lambda result: result.fit_change)
     return result.setting, {"before": result.before[0], "after": result.after[0],
                             "interval": [float(result.low), float(result.high)]}
@@ -190,7 +204,7 @@ def choose(results: Sequence[Result]) -> tuple[Setting, dict]:
 def table(results: Sequence[Result], metric: str, count: int) -> str:
     deciding, other = TRUTHS[metric], next(truth for name, truth in TRUTHS.items() if name != metric)
     before, before_other = results[0].before
-    lines = [f"halves  {count // 2} images to fit and select, {count - count // 2} to judge; MSE of these before: "
+    lines = [f"halves  {count // 2} images to fit and select, {count - count // 2} to judge; the latter's MSE before: "
              f"{before:.5f} against the {deciding}, which decides, {before_other:.5f} against the {other}", "",
              f"{'candidate':26}{'after':>8}{'change':>10}  {'95 % interval':20}{'swapped':>10}"
              f"{'after, ' + other:>20}  {'verdict':13}parameters"]
@@ -202,14 +216,14 @@ def table(results: Sequence[Result], metric: str, count: int) -> str:
 
 
 def save_setting(path: Path, identity: dict[str, str], setting: Setting, evidence: dict) -> None:
-    """identity: of the network that the setting was chosen for."""
+    """identity: of the checkpoint that the setting was chosen for."""
     values = {"name": setting.name, "parameters": setting.parameters, "weights": identity, "evidence": evidence}
     with written_whole(path) as part:
         part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def save_intervals(path: Path, results: Sequence[Result], title: str) -> None:
-    """One line per candidate: the change of the MSE in percent of what it was, with its interval."""
+    """One line per candidate: its change of the MSE in percent, with its interval."""
     colours = {"helps": "tab:green", "hurts": "tab:red", "no evidence": "tab:grey", "no effect": "tab:grey"}
     figure = Figure(figsize=(10, 0.5 * len(results) + 1.6), layout="constrained")
     axes = figure.subplots()

@@ -2,11 +2,11 @@
 
     python src/infer.py infer.images=photos infer.weights=outputs/u2netp/best.pth infer.cutout_dir=cutouts
 """
+import contextlib
 import itertools
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,17 +17,18 @@ import torch
 from tqdm import tqdm
 
 from core import cli, distributed
-from core.config import EMBEDDED, Config, load_config, load_run, nothing_trained, sample_submission
+from core.config import Config, load_config, sample_submission
 from core.device import usable_cores
 from core.distributed import ALONE, World
 from core.errors import OperationError, UserError
-from core.outputs import check_file, check_folder, may_write, no_input, same_place
 from imaging.foreground import estimate_foreground
-from imaging.images import is_text, list_images, read_rgb, read_shape, to_levels, write_image
+from imaging.images import is_text, list_images, read_rgb, to_levels, write_image
 from inference.postprocess import NONE, Setting, apply, load_tuned
 from inference.predictor import Predictor, Raw, load_predictor
+from inference.preflight import agreed_block, check_outputs, check_overwrites, readable_images
+from inference.weights import with_weights
 from submission.check import in_sample_order
-from submission.submission_csv import SubmissionWriter, encode_alpha, is_submission, shared_out
+from submission.submission_csv import SubmissionWriter, encode_alpha, shared_out
 
 
 class Prepared(NamedTuple):
@@ -38,16 +39,16 @@ class Prepared(NamedTuple):
 
 
 def infer(cfg: Config, world: World = ALONE) -> None:
-    """Writes cfg.infer.submission (and png_dir, cutout_dir), whole or not at all.
+    """Writes cfg.infer.submission (and png_dir, cutout_dir), each file whole or not at all.
 
-    With data.on_error=skip images that cannot be read have no matte and no cut-out, and there is no submission.
+    With data.on_error=skip, images that cannot be read get no matte and no cut-out, and no submission is written.
     """
     check_outputs(cfg)
     paths = ordered_images(cfg)
-    spare(cfg, paths)
-    paths, left_out = readable(cfg, paths, world)
+    check_overwrites(cfg, paths)
+    paths, left_out = readable_images(cfg, paths, world)
     setting = load_tuned(cfg.infer.weights) if cfg.infer.postprocess == "tuned" else NONE
-    try:
+    with explained_failures(cfg):
         predict = load_predictor(cfg)
         print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.weights}: {predict.description}, "
               f"post-processing {setting}")
@@ -60,6 +61,20 @@ def infer(cfg: Config, world: World = ALONE) -> None:
             with shared_out(cfg.infer.submission, world, block) as csv_path, SubmissionWriter(csv_path) as writer:
                 for name, text in rows:
                     writer.write_encoded(name, text)
+    seconds = time.perf_counter() - started
+    done = f"{len(paths)} mattes" if left_out else f"{cfg.infer.submission}: {len(paths)} rows"
+    print(f"{done} in {seconds:.1f} s, {len(paths) / seconds:.2f} images/s, "
+          f"{predict.seconds / seconds:.0%} of the time in the network")
+    if left_out:
+        existing = "; the existing file is from an earlier run" if cfg.infer.submission.exists() else ""
+        print(f"{cfg.infer.submission}: not written, because {left_out} images are missing{existing}")
+
+
+@contextlib.contextmanager
+def explained_failures(cfg: Config) -> Iterator[None]:
+    """OperationError with a remedy if the GPU's memory or the disk is full."""
+    try:
+        yield
     except torch.OutOfMemoryError:
         raise OperationError("the GPU's memory is full; lower infer.batch_size or infer.size") from None
     except OSError as error:
@@ -67,110 +82,12 @@ def infer(cfg: Config, world: World = ALONE) -> None:
             raise
         raise OperationError(f"{cfg.infer.submission}: cannot be written, {error.strerror}; make room and run the same "
                              "command again") from None
-    seconds = time.perf_counter() - started
-    done = f"{len(paths)} mattes" if left_out else f"{cfg.infer.submission}: {len(paths)} rows"
-    print(f"{done} in {seconds:.1f} s, {len(paths) / seconds:.2f} images/s, "
-          f"{predict.seconds / seconds:.0%} of the time in the network")
-    if left_out:
-        there = "; the file there is an earlier one" if cfg.infer.submission.exists() else ""
-        print(f"{cfg.infer.submission}: not written, since {left_out} images would be missing in it{there}")
-
-
-def check_outputs(cfg: Config) -> None:
-    """UserError, before anything is computed, where the results could not be written."""
-    check_file(cfg.infer.submission, "infer.submission")
-    for key in ("png_dir", "cutout_dir"):
-        if folder := getattr(cfg.infer, key):
-            check_folder(folder, f"choose another infer.{key}")
-
-
-def readable(cfg: Config, paths: list[Path], world: World) -> tuple[list[Path], int]:
-    """(images that can be read, how many cannot). UserError about the bad ones, unless mattes or cut-outs are wanted
-    of the others, with data.on_error=skip.
-
-    Their headers tell in seconds; what is to be skipped has to be found before anything is written, so that each image
-    is then decoded once more.
-    """
-    skip = cfg.data.on_error == "skip" and bool(cfg.infer.png_dir or cfg.infer.cutout_dir)
-    look = read_rgb if skip else read_shape
-    with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        mine = world.deal(range(len(paths)))
-        found = pool.map(lambda i: fault(look, paths[i]), mine)
-        faults = list(world.merge(dict(zip(mine, found, strict=True))).values())
-    bad = [text for text in faults if text]
-    if not bad:
-        return paths, 0
-    some = f"{len(bad)} of {len(paths)} images are bad: {'; '.join(bad[:3])}{'; …' if len(bad) > 3 else ''}"
-    if not skip or len(bad) == len(paths):
-        raise UserError(f"{some}. A submission needs all of them; data.on_error=skip leaves them out of infer.png_dir "
-                        "and infer.cutout_dir, and writes no submission")
-    print(f"{some}. They are left out (data.on_error=skip), so no submission is written")
-    return [path for path, text in zip(paths, faults, strict=True) if not text], len(bad)
-
-
-def fault(look: Callable, path: Path) -> str | None:
-    """What is wrong with an image, or None."""
-    try:
-        look(path)
-    except UserError as error:
-        return str(error)
-
-
-def agreed_block(world: World, paths: list[Path], batch_size: int) -> int:
-    """How many images in a row a process gets: the same for all, though each chooses its batch by its free memory."""
-    names, sizes = zip(*world.gather(([path.name for path in paths], batch_size)), strict=True)
-    if any(other != names[0] for other in names):
-        raise UserError(f"{paths[0].parent}: the processes find different images in it; give every machine the same "
-                        "infer.images")
-    return min(sizes)
-
-
-def spare(cfg: Config, paths: list[Path]) -> None:
-    """UserError where the results of these images would replace an input, one another or a file of the user's."""
-    infer, folders = cfg.infer, {"infer.png_dir": cfg.infer.png_dir, "infer.cutout_dir": cfg.infer.cutout_dir}
-    no_input("infer.submission", infer.submission, [
-        *paths, infer.weights, sample_submission(cfg), cfg.data.solution_csv, cfg.data.train_csv, cfg.data.val_csv])
-    may_write(infer.submission)
-    if infer.submission.exists() and not is_submission(infer.submission):
-        raise UserError(f"infer.submission={infer.submission}: already exists and is no submission; move it, or choose "
-                        "another name")
-    if infer.png_dir and infer.cutout_dir and same_place(infer.png_dir, infer.cutout_dir):
-        raise UserError(f"infer.cutout_dir={infer.cutout_dir}: is infer.png_dir too, and their files have the same "
-                        "names; choose another folder for one of them")
-    read = {os.path.realpath(path): path for path in paths}
-    for key, folder in folders.items():
-        if folder:
-            no_input(key, folder, [infer.images])
-            for path in paths:
-                target = may_write(folder / f"{path.stem}.png")
-                no_input(key, target, [read.get(str(target))])
-
-
-def with_weights(cfg: Config) -> Config:
-    """Where nothing was trained yet, the bundled weights take the place of best.pth, and it is said.
-
-    UserError where a training has not finished its first epoch.
-    """
-    run = cfg.train.out_dir
-    if nothing_trained(cfg):
-        print(f"{run}: no trained model there yet; using the bundled weights (infer.weights=embedded)", flush=True)
-        return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": EMBEDDED})})
-    if cfg.infer.weights == run / "best.pth" and not (cfg.infer.weights.exists() or (run / "metrics.csv").exists()):
-        raise UserError(f"{cfg.infer.weights}: not there yet, the training in {run} has not finished its first epoch; "
-                        "wait for it, or set infer.weights to other weights (embedded: the bundled ones)")
-    return cfg
-
-
-def run_with_weights(path: str | Path, overrides: Sequence[str]) -> Config:
-    """The config of the run in train.out_dir; where nothing was trained yet, the given one with the bundled weights."""
-    cfg = load_config(path, overrides)
-    return with_weights(load_run(path, overrides) if (cfg.train.out_dir / "config.yaml").exists() else cfg)
 
 
 def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: Setting) -> Iterator[tuple[str, str]]:
     """(filename, image_utf) of each image, in order.
 
-    Reading and encoding run in threads beside the network; each holds a few images, however many there are.
+    Reading and encoding run in threads beside the network; each holds only a few images at a time.
     """
     def read(path: Path) -> Prepared:
         rgb = read_rgb(path)
@@ -189,14 +106,14 @@ def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: 
         for batch in batched(images, predict.batch_size, len(paths)):
             yield from zip(batch, predict.run([i.rgb for i in batch], [i.square for i in batch]), strict=True)
 
-    cv2.setNumThreads(1)  # these threads are enough
+    cv2.setNumThreads(1)  # the threads below are enough
     threads = background_threads()
     images = in_order(read, paths, threads, predict.batch_size)
     return in_order(encode, run(images), threads, predict.batch_size)
 
 
 def in_order(function: Callable, items: Iterable, threads: int, ahead: int) -> Iterator:
-    """function(item) of each, in their order, computed in threads; `threads` + `ahead` of them exist at most."""
+    """function(item) for each item, in order, computed in threads; at most `threads` + `ahead` results are held."""
     pool = ThreadPoolExecutor(threads)
     waiting = deque()
     try:
@@ -211,22 +128,24 @@ def in_order(function: Callable, items: Iterable, threads: int, ahead: int) -> I
 
 
 def background_threads() -> int:
-    """For reading and for encoding each: two keep up with any CPU's network; beside a GPU the cores are free."""
+    """Threads for reading, and as many for encoding: two keep up with a network on a CPU; with a GPU the cores are
+    free."""
     return max(2, min(8, usable_cores() // 2)) if torch.cuda.is_available() else 2
 
 
 def ordered_images(cfg: Config) -> list[Path]:
-    """The images in the submission's order: the sample submission's where there is one, else natural."""
+    """The images in the order of the sample submission if there is one, else in natural order."""
     paths, ignored = list_images(cfg.infer.images)
     if ignored:
-        print(f"{cfg.infer.images}: {ignored} files that are no images are ignored")
+        print(f"{cfg.infer.images}: ignoring {ignored} files that are not images")
     for path in paths:
         if not is_text(path.name):
-            raise UserError(f"{path}: its name is not valid UTF-8, which a submission must be; rename it")
+            raise UserError(f"{path}: its name is not valid UTF-8, so a submission cannot hold it; rename it")
     by_name = {path.stem: path for path in paths}
     if len(by_name) < len(paths):
         twice = next(path for path in paths if by_name[path.stem] is not path)
-        raise UserError(f"{twice}: another image is named {twice.stem} too; a submission holds each name once")
+        raise UserError(f"{twice}: another image is also named {twice.stem}; rename one, since a submission holds each "
+                        "name once")
     sample = sample_submission(cfg)
     return in_sample_order(paths, sample) if sample else paths
 
@@ -240,7 +159,7 @@ def batched(items: Iterable, size: int, total: int) -> Iterator[list]:
 
 
 def cutout(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """(H,W,4) uint8, the object in its own colour, ready to lie on any background."""
+    """(H,W,4) uint8: the object in its own colour, ready to be put on any background."""
     return np.dstack([estimate_foreground(rgb, alpha), to_levels(alpha)])
 
 

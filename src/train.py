@@ -26,7 +26,8 @@ from core.schema import Loss
 from dataset import TrainSet, ValidationSet
 from imaging.pairs import Pair, configured_pairs, shared
 from imaging.pictures import panel_sheet, save_picture
-from inference.predictor import TorchPredictor
+from inference.predictor import Predictor
+from inference.torch_backend import live_network
 from losses import matting_loss
 from training.batches import epoch_batches, loaded, loading
 from training.interruption import StopRequest, end_early, outlive_the_log
@@ -60,7 +61,8 @@ def train(cfg: Config, world: World = ALONE) -> None:
         return
     keep_order(run, train_set)
 
-    predict = TorchPredictor(run.average, predict_size(cfg), cfg.infer.tta, device, precision, cfg.infer.tile_over)
+    predict = Predictor(live_network(run.average, cfg.infer.tta, device, precision), predict_size(cfg),
+                        cfg.infer.tile_over)
     how = loading(cfg, device)
     levels = reference_levels(val_set, cfg, cfg.train.out_dir / "levels.json", world)
     print(f"levels  val_mse_dense: floor {levels['floor']:.4f}, best constant {levels['constant']:.4f}, "

@@ -18,7 +18,7 @@ def errors(shift: float, noise: float, seeds: int = 3, images: int = 40) -> dict
 @pytest.mark.parametrize("shift, adds, verdict", [
     (0.002, False, "helps"), (0.002, True, "hurts"), (-0.002, True, "helps"), (0.0, True, "no evidence")])
 def test_the_verdict_follows_the_paired_differences(shift, adds, verdict):
-    effect = effect_of(Factor("changed", (), adds), errors(shift, noise=0.002), 3, 0)
+    effect = effect_of(Factor("changed", (), adds), errors(shift, noise=0.002), range(3))
     assert effect.verdict == verdict
     assert effect.low <= effect.mean <= effect.high
     assert abs(effect.mean) == pytest.approx(abs(shift), abs=0.0006)

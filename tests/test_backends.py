@@ -1,4 +1,4 @@
-"""The backends against each other and against the network as training has it."""
+"""The backends compared with each other and with the network as training uses it."""
 import subprocess
 import sys
 
@@ -15,7 +15,8 @@ from core.errors import UserError
 from imaging.images import read_rgb
 from inference import openvino_backend
 from inference.matte_net import MatteNet
-from inference.predictor import TorchPredictor, load_predictor
+from inference.predictor import Predictor, load_predictor
+from inference.torch_backend import live_network
 from u2net import U2Net, normalise
 
 needs_openvino = pytest.mark.skipif(not openvino_backend.available(), reason="openvino has no wheel for this platform")
@@ -24,7 +25,9 @@ SIZE = 96
 
 @pytest.fixture(scope="module")
 def model() -> U2Net:
-    """Random, but signals keep their strength through all layers; mattes vary by 0.2 (standard deviation)."""
+    """Random weights; signals keep their strength through all layers, and mattes have a standard deviation of
+    0.2.
+    """
     torch.manual_seed(0)
     model = U2Net().eval()
     for layer in model.modules():
@@ -54,7 +57,7 @@ def load(weights, *options, size=SIZE):
 
 
 def live(model, tta="flip", size=SIZE):
-    return TorchPredictor(model, size, tta, torch.device("cpu"), "fp32")
+    return Predictor(live_network(model, tta, torch.device("cpu"), "fp32"), size)
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (96, 96), (45, 70)])
@@ -151,7 +154,7 @@ def test_conversion_sends_nothing_and_goes_without_a_cache_where_none_can_be_wri
     cv2.imwrite(str(tmp_path / "images/a.png"), scene(40)[0])
     mine = tmp_path / "mine.pth"
     mine.write_bytes(weights.read_bytes())
-    (tmp_path / ".mine.32.fp32.openvino").mkdir()  # no file of this name can be written
+    (tmp_path / ".mine.32.fp32.openvino").mkdir()  # so no file of this name can be written
     result = subprocess.run(
         [sys.executable, "-c", LISTEN, f"infer.weights={mine}", f"infer.images={tmp_path}/images", "infer.size=32",
          f"infer.submission={tmp_path}/s.csv", "infer.backend=openvino", "infer.precision=fp32",
@@ -177,7 +180,7 @@ signal.raise_signal(signal.SIGUSR1)
 
 @needs_openvino
 def test_a_signal_is_handled_when_predictors_have_come_and_gone(weights):
-    """Each of OpenVINO's Cores leaves its traces in how the process handles signals."""
+    """Each OpenVINO Core changes how the process handles signals."""
     options = [f"infer.weights={weights}", "infer.size=32", "infer.backend=openvino", "infer.precision=fp32"]
     result = subprocess.run([sys.executable, "-c", SIGNAL.format(options=options)], cwd=ROOT / "src",
                             capture_output=True, text=True)
@@ -196,7 +199,7 @@ def test_without_openvino_auto_takes_torch_and_says_so(weights, monkeypatch):
 def test_a_precision_that_the_cpu_lacks_is_refused():
     assert openvino_backend.pick_cpu_precision("auto", ["FP32", "INT8"]) == "fp32"
     assert openvino_backend.pick_cpu_precision("auto", ["BF16", "FP32"]) == "bf16"
-    with pytest.raises(UserError, match=r"infer\.precision=fp16: .* it can in fp32, bf16"):
+    with pytest.raises(UserError, match=r"infer\.precision=fp16: .* choose one of fp32, bf16"):
         openvino_backend.pick_cpu_precision("fp16", ["BF16", "FP32"])
     assert pick_precision("fp32", torch.device("cpu")) == "fp32"
 

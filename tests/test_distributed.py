@@ -23,7 +23,8 @@ from dataset import ValidationSet
 from imaging.pairs import read_pairs
 from imaging.pictures import save_picture
 from infer import infer
-from inference.predictor import TorchPredictor
+from inference.predictor import Predictor
+from inference.torch_backend import live_network
 from submission.submission_csv import read_rows
 from train import train
 from training.validation import reference_levels, validate
@@ -79,7 +80,7 @@ def validated(world: World, pairs_csv: Path, folder: Path, batch_size: int) -> t
     cfg = load_config(DEFAULTS, tiny(pairs_csv, folder))
     val_set = ValidationSet(read_pairs(pairs_csv), cfg)
     torch.manual_seed(0)
-    predict = TorchPredictor(U2Net(), 64, "none", torch.device("cpu"), "fp32")
+    predict = Predictor(live_network(U2Net(), "none", torch.device("cpu"), "fp32"), 64)
     levels = reference_levels(val_set, cfg, folder / f"levels{world.size}.json", world)
     result, pictures = validate(predict, val_set, batch_size, {}, shown=[0, 3], world=world)
     counts = {name: values.tolist() for name, values in result.histograms.items()}

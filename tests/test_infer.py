@@ -18,9 +18,11 @@ from core import checkpoint
 from core.config import DEFAULTS, EMBEDDED, dump_config, load_config
 from core.errors import UserError
 from imaging.images import read_rgb
-from infer import in_order, run_with_weights, with_weights
+from infer import in_order
 from infer import main as infer_main
-from inference.predictor import TorchPredictor, from_square, to_square
+from inference.predictor import Predictor, from_square, to_square
+from inference.torch_backend import live_network
+from inference.weights import run_with_weights, with_weights
 from submission.submission_csv import decode_alpha, read_rows
 from u2net import U2Net
 
@@ -41,7 +43,7 @@ def model():
 
 
 def predictor(model, tta="none", size=64, precision="fp32"):
-    return TorchPredictor(model, size, tta, torch.device("cpu"), precision)
+    return Predictor(live_network(model, tta, torch.device("cpu"), precision), size)
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,7 +54,7 @@ def test_a_ramp_survives_the_way_to_the_networks_square_and_back(height, width, 
     assert square.shape == (size, size, 3)
     back = from_square(square[..., 0].astype(np.float32), (height, width))
     assert back.shape == (height, width)
-    # What one pixel of the smaller of the two spans of the ramp, and the rounding to whole levels.
+    # One pixel of the smaller of the two images, plus the rounding to whole levels.
     assert np.abs(back - ramp).max() <= 255 / min(width, max(1, round(width * size / max(height, width)))) + 1
 
 
@@ -88,7 +90,7 @@ def test_a_folder_becomes_a_valid_submission_with_mattes_and_cutouts(run_dir, im
     options = [f"infer.images={images}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
     result = script("src/infer.py", *options, f"infer.png_dir={tmp_path}/png", f"infer.cutout_dir={tmp_path}/cut")
     assert result.returncode == 0, result.stderr
-    assert "1 files that are no images" in result.stdout and "64 px, tta flip" in result.stdout
+    assert "ignoring 1 files that are not images" in result.stdout and "64 px, tta flip" in result.stdout
     rows = {name: decode_alpha(text) for _, name, text in read_rows(tmp_path / "s.csv")}
     assert list(rows) == ["007", "9", "10"]
     for name, alpha in rows.items():
@@ -128,12 +130,12 @@ def test_bad_folders_and_files_leave_nothing_behind(run_dir, images, tmp_path, m
     assert "b.png" in refusal("images")
     assert not (tmp_path / "out").exists()
     (tmp_path / "images/b.png").rename(tmp_path / "images/a.jpg")
-    assert "another image is named a" in refusal("images")
+    assert "another image is also named a" in refusal("images")
 
 
 @pytest.fixture
 def partly_bad(images, tmp_path):
-    """Three good images; one that is none, one whose header is right and whose body is cut."""
+    """Three good images; one file that is not an image; one with a good header and a truncated body."""
     folder = tmp_path / "partly"
     shutil.copytree(images, folder)
     (folder / "a.png").write_text("no image")
@@ -147,7 +149,7 @@ def test_bad_headers_are_all_told_before_the_weights_are_read(partly_bad, tmp_pa
         (partly_bad / f"{name}.png").write_bytes(b"")
     code, _, err = call(infer_main, [f"infer.images={partly_bad}", "infer.weights=no.pth", "data.on_error=skip",
                                        f"infer.submission={tmp_path}/s.csv"], monkeypatch, capsys)
-    assert code == 2 and err.count("\n") == 1 and "4 of 8 images are bad" in err
+    assert code == 2 and err.count("\n") == 1 and "4 of 8 images cannot be read" in err
     assert all(f"{name}.png: " in err for name in "acd") and "e.png" not in err and "; …" in err
 
 
@@ -155,15 +157,15 @@ def test_skip_leaves_bad_images_out_of_mattes_and_cutouts_and_writes_no_submissi
         run_dir, partly_bad, tmp_path, monkeypatch, capsys):
     options = [f"infer.images={partly_bad}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
     mattes = [f"infer.png_dir={tmp_path}/png", f"infer.cutout_dir={tmp_path}/cut"]
-    for own in ([*mattes], ["data.on_error=skip"]):  # a submission is wanted: none of them may be missing
+    for own in ([*mattes], ["data.on_error=skip"]):  # a submission is wanted, so none may be missing
         code, _, err = call(infer_main, [*options, *own], monkeypatch, capsys)
-        assert code == 2 and "1 of 5 images are bad" in err and "data.on_error=skip" in err
+        assert code == 2 and "1 of 5 images cannot be read" in err and "data.on_error=skip" in err
         assert not (tmp_path / "png").exists() and not (tmp_path / "s.csv").exists()
     (tmp_path / "s.csv").write_text("filename,image_utf\n")
     code, out, err = call(infer_main, [*options, *mattes, "data.on_error=skip"], monkeypatch, capsys)
     assert code == 0, err
-    assert "2 of 5 images are bad" in out and "a.png" in out and "b.jpg" in out
-    assert "s.csv: not written, since 2 images would be missing in it; the file there is an earlier one" in out
+    assert "2 of 5 images cannot be read" in out and "a.png" in out and "b.jpg" in out
+    assert "s.csv: not written, because 2 images are missing; the existing file is from an earlier run" in out
     assert (tmp_path / "s.csv").read_text() == "filename,image_utf\n"
     for folder in ("png", "cut"):
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["007.png", "10.png", "9.png"]
@@ -251,14 +253,14 @@ def test_bundled_weights_stand_in_as_long_as_nothing_was_trained(tmp_path, capsy
     assert with_weights(load_config(DEFAULTS, options)).infer.weights == EMBEDDED
     assert f"{run}: no trained model there yet; using the bundled weights" in capsys.readouterr().out
     run.mkdir()
-    (run / "submission.csv").touch()  # as the first `make infer` leaves it
+    (run / "submission.csv").touch()  # as after a first `make infer`
     assert run_with_weights(DEFAULTS, options).infer.weights == EMBEDDED
     other = load_config(DEFAULTS, [*options, f"infer.weights={tmp_path}/other.pth"])
     assert with_weights(other) is other
 
     (run / "config.yaml").write_text(dump_config(load_config(DEFAULTS, options)))  # a training has begun
     for load in (lambda: with_weights(load_config(DEFAULTS, options)), lambda: run_with_weights(DEFAULTS, options)):
-        with pytest.raises(UserError, match=r"best\.pth: not there yet, .* its first epoch; wait for it"):
+        with pytest.raises(UserError, match=r"best\.pth: does not exist yet, .* its first epoch; wait for it"):
             load()
     (run / "best.pth").touch()
     assert run_with_weights(DEFAULTS, options).infer.weights == run / "best.pth"

@@ -55,10 +55,10 @@ def test_the_three_most_confident_parts_stay_with_what_surrounds_them():
     pred = discs((20, 20, 8, 0.9), (60, 20, 8, 0.8), (100, 20, 8, 0.7), (20, 90, 8, 0.6), background=0.03)
     kept = components(pred)
     assert kept[20, 20] == pred[20, 20] and kept[20, 100] == pred[20, 100] and kept[90, 20] == 0
-    # The disc's rim at x = 28 is kept with 7 px more, and nothing beyond them.
+    # The disc ends at x = 28: 7 px more are kept, and nothing beyond.
     assert kept[20, 35] == np.float32(0.03) and kept[20, 37] == 0
     assert components(pred, top=4)[90, 20] == pred[90, 20]
-    # "background" puts the image's own background level in place of 0
+    # "background": the image's own background level instead of 0
     assert components(pred, rest="background")[90, 20] == np.float32(0.03)
 
 

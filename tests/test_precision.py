@@ -1,4 +1,4 @@
-"""int8: what it rounds to, that the backend computes just that, and what a run keeps of it."""
+"""int8: what it rounds to, that the backend computes exactly this, and what is kept in the run folder."""
 import json
 import shutil
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def run(run_dir, tmp_path):
-    """The trained run with the embedded weights, whose mattes mean something."""
+    """The trained run with the embedded weights, which give usable mattes."""
     folder = shutil.copytree(run_dir, tmp_path / "run")
     state = checkpoint.load(folder / "best.pth")
     checkpoint.save(folder / "best.pth", state | {"model_state": checkpoint.load(EMBEDDED)["model_state"]})
@@ -66,7 +66,7 @@ def test_openvino_computes_what_the_rounded_network_does(run):
     with torch.inference_mode():
         expected = rounded(net, ranges)(torch.from_numpy(squares)).numpy()
     error = np.abs(OpenvinoNetwork(model, 96, infer, ranges)(squares) - expected)
-    assert error.mean() < 2e-3 < expected.std() / 10  # what is no convolution is bf16 in one of the two
+    assert error.mean() < 2e-3 < expected.std() / 10  # one of the two computes all but the convolutions in bf16
 
 
 def test_the_command_keeps_ranges_that_inference_takes(run, monkeypatch, capsys):
@@ -84,10 +84,10 @@ def test_the_command_keeps_ranges_that_inference_takes(run, monkeypatch, capsys)
 
     values = yaml.safe_load(ranges_path(run.infer.weights).read_text())
     for damage, words in ((values | {"weights": {"sha256": "0" * 64}}, "another checkpoint"),
-                          (values | {"ranges": 3}, "holds no int8 ranges"),
-                          (values | {"ranges": {"stage1": 1.0}}, "holds no int8 ranges"),
+                          (values | {"ranges": 3}, "holds no valid int8 ranges"),
+                          (values | {"ranges": {"stage1": 1.0}}, "holds no valid int8 ranges"),
                           (values | {"ranges": dict.fromkeys(values["ranges"], -1)}, "a range is not positive"),
-                          (None, "`make precision` measures them")):
+                          (None, "measure them with `make precision`")):
         ranges_path(run.infer.weights).unlink()
         if damage:
             ranges_path(run.infer.weights).write_text(yaml.safe_dump(damage))

@@ -8,15 +8,15 @@ from conftest import tiny, write_pairs
 from core.config import DEFAULTS, load_config
 from dataset import ValidationSet
 from imaging.pairs import read_pairs
-from inference.predictor import Predictor, TorchPredictor
-from inference.torch_backend import folded_network
+from inference.predictor import Predictor
+from inference.torch_backend import folded_network, live_network
 from u2net import U2Net
 
 CPU = torch.device("cpu")
 
 
 class Noted(Predictor):
-    """Keeps how many images each call of the network had."""
+    """Records how many images each call of the network gets."""
 
     def __init__(self, network, size):
         super().__init__(network, size)
@@ -33,11 +33,13 @@ def test_every_format_computes_the_same_images_in_full_batches(tmp_path, images)
     val_set = ValidationSet(read_pairs(pairs_csv), load_config(DEFAULTS, tiny(pairs_csv, tmp_path)))
     torch.manual_seed(0)
     model = U2Net().eval()
-    predictors = {precision.EXACT: TorchPredictor(model, 64, "none", CPU, "fp32")} | {
-        f"of {batch}": Noted(folded_network(model, 64, "none", CPU, "fp32", batch), 64) for batch in (2, 4)}
+    predictors = {precision.EXACT: Predictor(live_network(model, "none", CPU, "fp32"), 64)}
+    for batch in (2, 4):
+        cfg = load_config(DEFAULTS, ["infer.tta=none", "infer.precision=fp32", f"infer.batch_size={batch}"])
+        predictors[f"of {batch}"] = Noted(folded_network(model, 64, cfg.infer, CPU), 64)
     rows = precision.measure(predictors, val_set, "val_mse")
     rounds = -(-images // 4)
-    assert predictors["of 4"].batches == [4] * (1 + rounds)  # the first one is not counted
+    assert predictors["of 4"].batches == [4] * (1 + rounds)  # the first is the warm-up
     assert predictors["of 2"].batches == [2] * (1 + 2 * rounds)
     for name, predict in predictors.items():
         assert rows[name]["seconds"] == pytest.approx(predict.seconds / (4 * rounds))

@@ -1,4 +1,4 @@
-"""report.html: right numbers, nothing from outside, nothing that a file name could run; and it works in a browser."""
+"""report.html: its numbers, nothing loaded from outside, no script through file names; and it works in a browser."""
 import csv
 import html
 import json
@@ -26,7 +26,7 @@ EVIL = "<img src=x onerror=alert(1)>&.png"
 
 @pytest.fixture(scope="module")
 def run(run_dir, pairs_csv, tmp_path_factory) -> Path:
-    """A copy of the run whose CSV names families, and its first image something that is HTML."""
+    """A copy of the run whose CSV has families and whose first image has HTML in its name."""
     folder, pairs = tmp_path_factory.mktemp("reported") / "run", tmp_path_factory.mktemp("evil") / "pairs"
     shutil.copytree(run_dir, folder, ignore=shutil.ignore_patterns("submission.csv", "report.*"))
     shutil.copytree(pairs_csv.parent, pairs)
@@ -66,7 +66,7 @@ def test_the_numbers_of_the_run_are_on_the_page(run, page):
     for rank, row in (("Best", worst[-1]), ("Worst", worst[0])):
         assert f"<h3>{rank}: {html.escape(row['image'])}</h3>" in page
     assert page.count("data:image/webp;base64,") == 3 * 6
-    assert "No score, since there is no" in page
+    assert "No score, because " in page and "does not exist" in page
     changed = re.findall(r"<tr><td><code>([\w.]+)</code>", page.replace("<wbr>", ""))
     assert "train.epochs" in changed and "train.weight_decay" not in changed
 
@@ -149,7 +149,7 @@ def test_a_chart_of_lines_is_drawn_inside_its_frame(epochs):
     series = {name: [0.1 + 0.001 * i] * epochs for i, name in enumerate(names)} | {"zero": [0.0] * epochs}
     svg = ElementTree.fromstring(charts.lines(series, range(1, epochs + 1), {"floor": 0.001}, 1, 'a "chart"'))
     labels = [text for text in svg.iter("text") if text.get("class", "").startswith("start name")]
-    assert [label.text for label in labels] == names  # a term that is always zero has no place on a logarithmic scale
+    assert [label.text for label in labels] == names  # a logarithmic scale cannot show a term that is always zero
     heights = sorted(float(label.get("y")) for label in labels)
     assert min(np.diff(heights)) >= 12 and heights[0] > 0 and heights[-1] < charts.HEIGHT
     points = [float(v) for line in svg.iter("polyline") for v in re.split("[ ,]", line.get("points"))]
@@ -175,7 +175,7 @@ frame.onload = () => {
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="no /usr/bin/chromium (Debian's package chromium)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser_the_slider_moves_and_a_phone_is_wide_enough(page, scheme, tmp_path):
-    (tmp_path / "wrapper.html").write_text(  # a frame can be as narrow as a phone, a browser's window cannot
+    (tmp_path / "wrapper.html").write_text(  # a frame can be as narrow as a phone, unlike a browser's window
         f'<iframe id="frame" width="390" height="1600" style="border:0; color-scheme:{scheme}" '
         f'srcdoc="{html.escape(page)}"></iframe><pre id="out"></pre><script>{PROBE}</script>', encoding="utf-8")
     result = subprocess.run(

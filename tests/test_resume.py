@@ -19,7 +19,8 @@ from core.config import DEFAULTS, EMBEDDED, load_config
 from core.errors import UserError
 from dataset import TrainSet, ValidationSet
 from imaging.pairs import read_pairs
-from inference.predictor import TorchPredictor
+from inference.predictor import Predictor
+from inference.torch_backend import live_network
 from train import train
 from training.batches import epoch_batches
 from training.validation import reference_levels, validate
@@ -116,7 +117,7 @@ def test_best_pth_is_measured_again_when_the_validation_set_was_edited(run, pair
     model = U2Net()
     model.load_state_dict(best["model_state"])
     val_set = ValidationSet(read_pairs(pairs / "pairs.csv"), cfg)
-    predict = TorchPredictor(model, 64, cfg.infer.tta, torch.device("cpu"), "fp32")
+    predict = Predictor(live_network(model, cfg.infer.tta, torch.device("cpu"), "fp32"), 64)
     true = validate(predict, val_set, 1, {"num_workers": 0})[0].means()["val_mse_dense"]
     printed = float(said.split(" -> ")[-1].split(",")[0])
     assert printed == pytest.approx(true, abs=1e-3) and abs(best["metrics"]["val_mse_dense"] - true) > 5e-3

@@ -18,7 +18,7 @@ SIZE = 64
 
 
 class Local:
-    """A network whose alpha is a pixel's own luma, plus what `offset` makes of each tile."""
+    """A network whose alpha is each pixel's luma plus offset(square)."""
     description, tta, batch_size = "luma", "none", 3
 
     def __init__(self, offset=lambda square: 0):
@@ -51,7 +51,7 @@ def test_what_a_network_sees_of_each_pixel_alone_comes_out_exact(shape):
     rgb = photo(*shape)
     np.testing.assert_allclose(tiled_alpha(rgb, SIZE, 3, Local()), luma(rgb), atol=1e-6)
     alpha, = Predictor(Local(), SIZE, tile_over=64)([rgb])
-    # The whole image's square is rounded to levels after the shrinking, the tiles are not.
+    # The whole image is rounded to levels after it is shrunk; the tiles are not.
     np.testing.assert_allclose(alpha, luma(rgb), atol=1 / 510 + 1e-6)
     enlarged, = Predictor(Local(), SIZE)([rgb])
     assert np.abs(enlarged - luma(rgb)).max() > 0.02
@@ -79,7 +79,7 @@ def test_only_large_images_are_tiled_and_never_in_larger_batches():
     alpha, = predict([large])
     assert alpha.shape == (100, 129) and network.seen == [1, 3, 3]  # 2 × 3 tiles
     network.seen.clear()
-    Predictor(network, 160, tile_over=128)([large])  # seen at full resolution as it is
+    Predictor(network, 160, tile_over=128)([large])  # already seen at full resolution
     assert network.seen == [1]
 
 
@@ -91,7 +91,8 @@ def test_training_validates_with_tiles_as_inference_predicts(tmp_path):
     train(cfg)
     kept = checkpoint.load(tmp_path / "run/best.pth")["metrics"]["val_mse_dense"]
     whole = cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"tile_over": None})})
-    tiled, untiled = (validate(load_predictor(each), ValidationSet(read_pairs(pairs_csv), each), 1, {})[0].means()
+    options = {"num_workers": 0}
+    tiled, untiled = (validate(load_predictor(each), ValidationSet(read_pairs(pairs_csv), each), 1, options)[0].means()
                       for each in (cfg, whole))
     assert kept == pytest.approx(tiled["val_mse_dense"], rel=1e-5)
     assert kept != pytest.approx(untiled["val_mse_dense"], rel=3e-4)

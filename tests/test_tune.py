@@ -25,7 +25,7 @@ def samples():
 
 
 def predicted(samples, distort=lambda target: target, noise=0.02):
-    """The dense targets as a network might predict them: distorted and, in smooth blotches, off."""
+    """The dense targets as a network might predict them: distorted, with an offset and noise."""
     rng = np.random.default_rng(5)
     return [np.clip(distort(target) + noise * rng.standard_normal() + noise * rng.standard_normal(target.shape), 0, 1)
             .astype(np.float16) for _, _, target in samples]
@@ -55,9 +55,9 @@ def test_removing_the_background_hurts_dense_targets_and_helps_near_binary_ones(
     dense, binary = by_candidate(samples, preds), by_candidate(samples, preds, "val_mse")
     whole = "whole background to 0"
     assert (dense[whole].verdict, binary[whole].verdict) == ("hurts", "helps")
-    # Each search reports the other truth too.
+    # Each search also reports the other truth.
     assert dense[whole].before == binary[whole].before[::-1] and dense[whole].after == binary[whole].after[::-1]
-    # The support of .05 lies below a dense background: the whole image is one component.
+    # A support of .05 is below a dense background, so the whole image is one component.
     assert dense[tune.THE_ORIGINAL].verdict == "no effect"
 
 
@@ -71,7 +71,7 @@ def test_the_halves_depend_on_the_seed_alone(samples):
 def test_an_interval_misses_the_true_mean_about_as_often_as_it_says(count):
     changes = np.random.default_rng(0).standard_normal((1000, count))
     low, high = tune.intervals(changes, 0)
-    # 5 % is the promise; the plain percentile bootstrap misses 20 % with 4 images.
+    # It should be 5 %; the plain percentile bootstrap misses 20 % with 4 images.
     assert 0.02 < ((low > 0) | (high < 0)).mean() < 0.085
 
 
@@ -86,7 +86,7 @@ def test_of_the_accepted_the_one_that_was_best_where_it_was_fitted_is_chosen():
 
 @pytest.fixture
 def run_copy(run_dir, tmp_path):
-    """A run folder of its own: tune and infer write into it."""
+    """A copy of the run folder, since tune and infer write into it."""
     return shutil.copytree(run_dir, tmp_path / "run")
 
 
@@ -101,7 +101,7 @@ def test_the_command_measures_a_run_and_infer_applies_the_result(run_copy, pairs
     assert all(candidate in result.stdout for candidate in tune.GRIDS)
     assert read_rgb(run_copy / "tune.png").shape[1] > 800
 
-    # Whatever was chosen: another setting in its place is what infer must follow.
+    # infer must follow the file, whatever was chosen.
     tuned = yaml.safe_load((run_copy / "postprocess.yaml").read_text())
     tuned |= {"name": "affine", "parameters": {"scale": 0.0, "offset": 0.4}}
     (run_copy / "postprocess.yaml").write_text(yaml.safe_dump(tuned, sort_keys=False))
@@ -117,7 +117,9 @@ def test_three_images_are_too_little_evidence(run_copy, capsys):
 
 
 def test_a_folder_without_a_run_is_named(run_copy):
-    assert "make train" in one_error_line(script("scripts/tune.py", "train.out_dir=nowhere"), 2)
+    result = script("scripts/tune.py", "train.out_dir=nowhere", "data.val_csv=nowhere.csv")
+    assert "nowhere: no trained model there yet; using the bundled weights" in result.stdout
+    assert "nowhere.csv: no such pairs CSV" in one_error_line(result, 2)
     (run_copy / "best.pth").unlink()
     with pytest.raises(UserError, match=r"best\.pth"):
         tune.tune(of_run(run_copy))

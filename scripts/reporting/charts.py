@@ -1,6 +1,6 @@
 """Numbers -> small inline SVG charts that take their colours from the page around them.
 
-Every chart is WIDTH units wide; the page shows it at about that many pixels, so that its text reads on a phone.
+Every chart is WIDTH units wide; the page shows it at about that many pixels, so that its text is readable on a phone.
 """
 import math
 from collections.abc import Sequence
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 380, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36  # margins: tick labels, air, air, tick labels and axis title
-LABELS = 104                               # right margin that holds the lines' names
-COLOURS = 6                                # how many --c1 … the page defines
-KEY_SHARES = (0.01, 0.1, 0.5)              # what the calibration plot's key of sizes shows
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 36  # margins: tick labels, space, space, tick labels and axis title
+LABELS = 104                               # right margin for the lines' names
+COLOURS = 6                                # the page defines --c1 … --c6
+KEY_SHARES = (0.01, 0.1, 0.5)              # sizes in the calibration plot's legend
 
 
 @dataclass
 class Scale:
-    """Data -> units of the picture; logarithmic on request."""
+    """Data -> units of the picture; log: on a logarithmic scale."""
     low: float
     high: float
     start: float
@@ -30,7 +30,7 @@ class Scale:
         return round(self.start + (self.end - self.start) * share, 1)
 
     def ticks(self, most: int = 6) -> list[float]:
-        """Round numbers within the scale, on a logarithmic one as close as `most` of them can be."""
+        """At most about `most` round numbers within the scale, as dense as that allows."""
         if not self.log:
             span = self.high - self.low
             steps = (factor * 10.0**power for power in range(-6, 9) for factor in (1, 2, 5))
@@ -115,7 +115,7 @@ def _radius(share: float) -> float:
 
 
 def _spread(wanted: dict[str, float], low: float, high: float, gap: float = 14) -> dict[str, float]:
-    """Heights of labels, as near to the wanted ones as `gap` between them allows, within [low, high]."""
+    """Heights of labels, close to the wanted ones, at least `gap` apart and within [low, high]."""
     placed, last = {}, low - gap
     for name in sorted(wanted, key=wanted.get):
         last = placed[name] = max(wanted[name], last + gap)

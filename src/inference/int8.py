@@ -1,9 +1,9 @@
 """int8 for the folded network: the range of each convolution's input, and the rounding of inputs and weights.
 
-`make precision` measures the ranges on training images and, if the MSE allows it, keeps them in int8.yaml beside the
-weights, where infer.precision=int8 finds them. Inputs, which come from ReLUs, get 256 levels from 0 to their range,
-weights 255 levels per output channel (Jacob et al., 2018, arXiv:1712.05877). The first convolution, whose input has a
-sign, and the sides, whose outputs are the matte's half-tones, stay as they are.
+`make precision` measures the ranges on training images and, if the MSE hardly rises, writes them to int8.yaml beside
+the weights, where infer.precision=int8 finds them. Inputs come from ReLUs and get 256 levels from 0 to their range,
+weights get 255 levels per output channel (Jacob et al., 2018, arXiv:1712.05877). The first convolution, whose input has
+a sign, and the sides, whose outputs are the matte's half-tones, are not rounded.
 """
 import copy
 import math
@@ -20,13 +20,13 @@ from core.errors import UserError, brief
 from core.files import written_whole
 from inference.matte_net import MatteNet
 
-QUANTILE = 0.9999  # of an input's values; what few lie above are cut off, and the others get finer levels
-SAMPLES = 2**20    # values per input and image that the quantile is taken of
-Ranges = dict[str, float]  # convolution's name in MatteNet.net -> greatest value of its input
+QUANTILE = 0.9999  # of an input's values; the few above are clipped, so that the others get finer levels
+SAMPLES = 2**20    # values per input and image that the quantile is computed from
+Ranges = dict[str, float]  # a convolution's name in MatteNet.net -> greatest value of its input
 
 
 class RoundedConv(nn.Module):
-    """A convolution whose input and weights take the values that 8 bits have; an int8 backend computes just that."""
+    """A convolution whose input and weights are rounded to 8 bits; an int8 backend computes exactly this."""
 
     def __init__(self, conv: nn.Conv2d, greatest: float):
         super().__init__()
@@ -42,7 +42,7 @@ class RoundedConv(nn.Module):
 
 
 def measure_ranges(net: MatteNet, squares: Iterable[torch.Tensor]) -> Ranges:
-    """squares: (1,S,S,3) uint8 each; the greatest of their quantiles."""
+    """The range of each input: the greatest of its quantiles over the squares, (1,S,S,3) uint8 each."""
     ranges = {}
 
     def note(name: str, x: torch.Tensor) -> None:
@@ -68,7 +68,7 @@ def rounded_convolutions(net: MatteNet) -> list[tuple[str, nn.Conv2d]]:
 
 
 def rounded(net: MatteNet, ranges: Ranges) -> MatteNet:
-    """A copy that computes with rounded inputs and weights."""
+    """A copy of `net` that computes with rounded inputs and weights."""
     net = copy.deepcopy(net)
     for name, conv in rounded_convolutions(net):
         parent, _, attribute = name.rpartition(".")
@@ -81,14 +81,14 @@ def ranges_path(weights: Path) -> Path:
 
 
 def save_ranges(weights: Path, identity: dict[str, str], ranges: Ranges, change: float) -> None:
-    """identity: of the network that was measured. change: of the MSE on the validation set, relative, for readers."""
+    """identity: of the network that was measured. change: of the validation MSE, relative, for people to read."""
     values = {"weights": identity, "change": change, "ranges": ranges}
     with written_whole(ranges_path(weights)) as part:
         part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def load_ranges(weights: Path, net: MatteNet) -> Ranges:
-    """What `make precision` measured for this checkpoint; UserError where there is nothing, or for another one."""
+    """What `make precision` measured for this checkpoint; UserError if there is nothing, or it is for another one."""
     path = ranges_path(weights)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -97,11 +97,11 @@ def load_ranges(weights: Path, net: MatteNet) -> Ranges:
         if not all(0 < value < math.inf for value in ranges.values()):
             raise ValueError("a range is not positive")
     except FileNotFoundError:
-        raise UserError(f"{path}: no int8 ranges for {weights}; `make precision` measures them, or set "
+        raise UserError(f"{path}: no int8 ranges for {weights}; measure them with `make precision`, or set "
                         "infer.precision=auto") from None
     except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: holds no int8 ranges ({brief(error)}); `make precision` writes it anew") from None
+        raise UserError(f"{path}: holds no valid int8 ranges ({brief(error)}); run `make precision` again") from None
     if measured_for != checkpoint.identity(weights):
-        raise UserError(f"{path}: was measured for another checkpoint than {weights}; run `make precision` again, "
-                        "or set infer.precision=auto")
+        raise UserError(f"{path}: was measured for another checkpoint, not {weights}; run `make precision` again, or "
+                        "set infer.precision=auto")
     return ranges

@@ -1,7 +1,7 @@
-"""The network as inference runs it: u8 pixels in, alpha out, and nothing computed that the alpha does not need.
+"""The network as inference runs it: uint8 pixels in, alpha out, and only what the alpha needs is computed.
 
 BatchNorm is folded into the convolutions. The fused output is a weighted sum of the six side outputs, and enlarging is
-linear: the weights go into the side convolutions, and the enlarged sides are added up, never held side by side.
+linear. So the weights are folded into the side convolutions, and the enlarged sides are added up one by one.
 """
 import copy
 
@@ -13,7 +13,7 @@ from u2net import DEPTH, MEAN, STD, ConvBNReLU, U2Net, full_precision, resize
 
 
 class MatteNet(nn.Module):
-    """(B,H,W,3) uint8 -> (B,H,W) float32 in [0,1]; a copy of `model`, whose convolutions compute in `dtype`."""
+    """(B,H,W,3) uint8 -> (B,H,W) float32 in [0,1]; a folded copy of `model`, its convolutions in `dtype`."""
 
     def __init__(self, model: U2Net, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -30,7 +30,7 @@ class MatteNet(nn.Module):
 
 
 def fold(model: U2Net) -> U2Net:
-    """A copy whose sides() add up to the fused logits once enlarged; its forward() means nothing any more."""
+    """A copy whose enlarged sides() add up to the fused logits; its forward() no longer works."""
     model = copy.deepcopy(model).float().eval().requires_grad_(False)
     for layer in model.modules():
         if isinstance(layer, ConvBNReLU):

@@ -1,8 +1,8 @@
-"""Optional clean-up of a matte: small pure functions, and a setting of one of them that a run folder can hold.
+"""Optional clean-up of a matte: small pure functions, and a Setting (one of them with its parameters) kept as YAML.
 
 `make tune` measures which of them, if any, lowers a run's MSE; `infer.postprocess=tuned` then applies it. pred is
 (H,W) float32 in [0,1] everywhere, in and out. Lengths are pixels of an image whose longer side is 1024 and scale with
-it, so that a setting means the same at every size. Nothing here loops over pixels or components.
+the image, so that a setting means the same at every size. Nothing here loops over pixels or components.
 """
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,12 @@ from core import checkpoint
 from core.errors import UserError, brief
 
 BACKGROUND_BOUND = 0.25  # dense alphas never exceed it outside the object (xray_alpha_dense clips there)
-BINS = 1024              # of pred, for the fits: a quarter of the step of an 8-bit matte
+BINS = 1024              # of pred, for the fits: four per level of an 8-bit matte
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One of METHODS with its parameters: plain values, so that it can be written as YAML."""
+    """One of METHODS with its parameters, which are plain values so that YAML can hold them."""
     name: str
     parameters: dict[str, float | str] = field(default_factory=dict)
 
@@ -29,7 +29,7 @@ class Setting:
 
 
 def apply(setting: Setting, rgb: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """rgb (H,W,3) uint8, pred (H,W) -> the cleaned pred; neither is changed."""
+    """rgb (H,W,3) uint8, pred (H,W) -> a new, cleaned pred."""
     method = METHODS[setting.name]
     result = method(pred, rgb, **setting.parameters) if method is guided else method(pred, **setting.parameters)
     return np.clip(result, 0, 1, dtype=np.float32)
@@ -39,30 +39,42 @@ def unchanged(pred: np.ndarray) -> np.ndarray:
     return pred
 
 
-def components(pred: np.ndarray, support: float, confidence: float, area: float, top: int, dilate: float,
-               rest: str) -> np.ndarray:
-    """Keeps the `top` most confident connected parts of pred > support and what lies within `dilate` of them.
+@dataclass(frozen=True)
+class Components:
+    """Which connected parts of pred > support are kept: the `top` most confident of those that count."""
+    support: float
+    confidence: float  # a part counts if its mean is at least this …
+    area: float        # … or if it covers at least this share of the image
+    top: int
+    dilate: float      # pixels within this distance of a kept part are kept too
+    rest: str          # what the other pixels become: "zero" or "background" (its estimated level)
 
-    A part counts if its mean is >= confidence or if it covers >= area (share of the image). rest: what the other
-    pixels become, "zero" or "background" (its estimated level).
-    """
-    supported = pred > support
+
+def components(pred: np.ndarray, **parameters: float | str) -> np.ndarray:
+    """Keeps some connected parts of the matte and their surroundings; parameters: the fields of Components."""
+    rule = Components(**parameters)
+    radius = _scaled(rule.dilate, pred.shape)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    return np.where(cv2.dilate(_kept_parts(pred, rule), disc) > 0, pred, _level(pred, rule.rest))
+
+
+def _kept_parts(pred: np.ndarray, rule: Components) -> np.ndarray:
+    """(H,W) uint8, 1 in the parts to keep."""
+    supported = pred > rule.support
     count, labels = cv2.connectedComponents(supported.view(np.uint8))
-    inside = labels[supported]  # most of a matte is background: sums over the rest are several times cheaper
+    inside = labels[supported]  # a matte is mostly background: summing over the rest is several times cheaper
     sizes = np.bincount(inside, minlength=count)
     means = np.bincount(inside, pred[supported], count) / np.maximum(sizes, 1)
-    counts = (means >= confidence) | (sizes >= area * pred.size)
-    counts[0] = False  # label 0 is what does not reach the support
-    best = np.argsort(np.where(counts, means, -1))[-int(top):]
+    counts = (means >= rule.confidence) | (sizes >= rule.area * pred.size)
+    counts[0] = False  # label 0: the pixels below the support
+    best = np.argsort(np.where(counts, means, -1))[-int(rule.top):]
     keep = np.zeros(count, np.uint8)
     keep[best] = counts[best]
-    radius = _scaled(dilate, pred.shape)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    return np.where(cv2.dilate(np.take(keep, labels), disc) > 0, pred, _level(pred, rest))
+    return np.take(keep, labels)
 
 
 def guided(pred: np.ndarray, rgb: np.ndarray, radius: float, eps: float) -> np.ndarray:
-    """Guided filter (He, Sun and Tang, TPAMI 2013) with rgb's luma in [0,1] as the guide: edges move onto its edges.
+    """Guided filter (He, Sun and Tang, TPAMI 2013), guided by rgb's luma in [0,1]: pred's edges move onto its edges.
 
     radius: half the window; eps: variance of the guide below which the window is smoothed. Borders are reflected.
     """
@@ -86,7 +98,7 @@ def gamma(pred: np.ndarray, exponent: float) -> np.ndarray:
 
 
 def snap(pred: np.ndarray, to: str, tolerance: float) -> np.ndarray:
-    """What is within `tolerance` of the level `to`, "zero" or "background", becomes that level."""
+    """Pixels within `tolerance` of the level `to`, "zero" or "background", become that level."""
     level = _level(pred, to)
     return np.where(np.abs(pred - level) <= tolerance, level, pred)
 
@@ -94,13 +106,13 @@ def snap(pred: np.ndarray, to: str, tolerance: float) -> np.ndarray:
 METHODS = {"none": unchanged, "components": components, "guided": guided, "affine": affine, "gamma": gamma,
            "snap": snap}
 NONE = Setting("none")
-# What the pipeline that this project succeeds did to every matte.
+# What the pipeline before this project did to every matte.
 ORIGINAL = Setting("components", {"support": 0.05, "confidence": 0.2, "area": 0.01, "top": 3, "dilate": 7,
                                   "rest": "zero"})
 
 
 def background_level(pred: np.ndarray) -> np.float32:
-    """The level of what is background for certain: the median below BACKGROUND_BOUND; 0 where nothing is."""
+    """The level of what is certainly background: the median of pixels below BACKGROUND_BOUND; 0 if there are none."""
     low = pred[pred < BACKGROUND_BOUND]
     return np.float32(np.median(low) if low.size else 0)
 
@@ -110,21 +122,21 @@ def _level(pred: np.ndarray, name: str) -> np.float32:
 
 
 def _scaled(length: float, shape: tuple[int, int]) -> int:
-    """Pixels of this image for a length given at a longer side of 1024, at least 1."""
+    """A length given for a longer side of 1024, in pixels of an image of this shape; at least 1."""
     return max(1, round(length * max(shape) / 1024))
 
 
 def calibration_table(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(2,BINS): per level of pred the share of pixels and the sum of true over them, divided by the number of pixels.
+    """(2,BINS): per level of pred its share of the pixels, and the sum of true over them divided by all pixels.
 
-    The mean of the tables of several images is what fit_affine() and fit_gamma() take: each image counts the same.
+    fit_affine() and fit_gamma() take the mean of several images' tables, in which each image counts the same.
     """
     bins = np.rint(pred.ravel() * (BINS - 1)).astype(np.int32)
     return np.stack([np.bincount(bins, minlength=BINS), np.bincount(bins, true.ravel(), BINS)]) / pred.size
 
 
 def fit_affine(table: np.ndarray) -> Setting:
-    """Least squares of true on pred; a falling line, which would turn the matte over, becomes a constant."""
+    """Least squares of true on pred; a falling line, which would invert the matte, becomes a constant."""
     share, sums = table
     levels = np.linspace(0, 1, BINS)
     pred_mean, true_mean = float(share @ levels), float(sums.sum())
@@ -134,11 +146,11 @@ def fit_affine(table: np.ndarray) -> Setting:
 
 
 def fit_gamma(table: np.ndarray) -> Setting:
-    """The exponent in [1/4,4] whose power of pred has the lowest squared error, to half a percent."""
+    """The exponent in [1/4,4] with the lowest squared error of pred**exponent, to half a percent."""
     share, sums = table
     exponents = np.geomspace(0.25, 4, 561)
     powers = np.linspace(0, 1, BINS) ** exponents[:, None]
-    errors = powers**2 @ share - 2 * powers @ sums  # plus Σtrue², which is the same for all
+    errors = powers**2 @ share - 2 * powers @ sums  # without Σtrue², which is the same for all
     return Setting("gamma", {"exponent": round(float(exponents[np.argmin(errors)]), 4)})
 
 
@@ -147,7 +159,7 @@ def tuned_path(weights: Path) -> Path:
 
 
 def load_tuned(weights: Path) -> Setting:
-    """What `make tune` chose for this checkpoint. UserError where there is nothing, or it is for another one."""
+    """What `make tune` chose for this checkpoint. UserError if there is nothing, or it is for another one."""
     path = tuned_path(weights)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -157,12 +169,11 @@ def load_tuned(weights: Path) -> Setting:
             raise ValueError("its parameters are not finite")
         tuned_for = values["weights"]
     except FileNotFoundError:
-        raise UserError(f"{path}: no tuned post-processing for {weights}; `make tune` measures one, "
-                        "or set infer.postprocess=none") from None
+        raise UserError(f"{path}: no tuned post-processing for {weights}; run `make tune`, or set "
+                        "infer.postprocess=none") from None
     except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError, cv2.error) as error:
-        raise UserError(f"{path}: holds no setting of post-processing ({brief(error)}); `make tune` writes it "
-                        "anew") from None
+        raise UserError(f"{path}: holds no valid post-processing ({brief(error)}); run `make tune` again") from None
     if tuned_for != checkpoint.identity(weights):
-        raise UserError(f"{path}: was tuned for another checkpoint than {weights}; run `make tune` again, or set "
+        raise UserError(f"{path}: was tuned for another checkpoint, not {weights}; run `make tune` again, or set "
                         "infer.postprocess=none")
     return setting

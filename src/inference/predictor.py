@@ -1,4 +1,4 @@
-"""One predict() over the backends that can run the network: images in, alphas of the images' own sizes out.
+"""One predict() for all backends: images in, alphas of the images' own sizes out.
 
     predict = load_predictor(cfg)
     alphas = predict([rgb, …])
@@ -8,21 +8,20 @@ from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
-import torch
 
 from core import checkpoint
 from core.config import Config, predict_size
-from core.device import pick_device, pick_precision
+from core.device import pick_device
 from core.errors import OperationError
 from imaging.images import resize_longer_side
 from inference import openvino_backend
 from inference.tiling import add_detail, batches, tiled_alpha
-from inference.torch_backend import folded_network, live_network
+from inference.torch_backend import folded_network
 from u2net import U2Net
 
 
 class Network(Protocol):
-    """What a backend makes of a U2Net."""
+    """A U2Net as a backend runs it."""
     description: str  # what runs where, in one line
     tta: str
     batch_size: int   # images per call that keep it busy
@@ -32,16 +31,16 @@ class Network(Protocol):
 
 
 class Raw(NamedTuple):
-    """What the network says of one image."""
-    alpha: np.ndarray         # (S,S) of its square
-    tiles: np.ndarray | None  # (H,W), where the image is large
+    """The network's output for one image."""
+    alpha: np.ndarray         # (S,S), of its square
+    tiles: np.ndarray | None  # (H,W), if the image is large
 
 
 class Predictor:
-    """A network that sees whole images at `size`, and the detail of those over `tile_over` in tiles of that size.
+    """Runs a network on whole images at `size`; images over `tile_over` get their detail from tiles of that size.
 
-    A call does three things one after the other: prepare() and finish() for each image, which can run beside the
-    network, and run() in between.
+    A call does three steps: prepare() and finish() for each image, which can run beside the network, and run() in
+    between.
     """
 
     def __init__(self, network: Network, size: int, tile_over: int | None = None):
@@ -60,7 +59,7 @@ class Predictor:
         return to_square(rgb, self.size)
 
     def run(self, rgbs: list[np.ndarray], squares: list[np.ndarray]) -> list[Raw]:
-        """Images as they are and as prepare() made them -> what finish() needs."""
+        """The images and what prepare() made of them -> what finish() needs."""
         alphas = [alpha for batch in batches(squares, self.batch_size) for alpha in self._alphas(np.stack(batch))]
         return [Raw(alpha, self._tiles(rgb)) for rgb, alpha in zip(rgbs, alphas, strict=True)]
 
@@ -83,22 +82,16 @@ class Predictor:
         return alphas
 
 
-class TorchPredictor(Predictor):
-    """A U2Net as it is in memory at each call: what training validates with."""
-
-    def __init__(self, model: U2Net, size: int, tta: str, device: torch.device, precision: str,
-                 tile_over: int | None = None):
-        super().__init__(live_network(model, tta, device, precision), size, tile_over)
-
-
 def load_predictor(cfg: Config) -> Predictor:
-    """What cfg.infer asks for, with the best backend for this machine."""
+    """The predictor that cfg.infer asks for, with the best backend for this machine."""
     model, size = load_model(cfg)
     return Predictor(load_network(cfg, model, size), size, cfg.infer.tile_over)
 
 
 def load_model(cfg: Config) -> tuple[U2Net, int]:
-    """The network of cfg.infer.weights and its size, the checkpoint's own where config leaves them open."""
+    """(network with cfg.infer.weights, size at which it sees images); the checkpoint's own variant and, unless
+    infer.size is set, its own size.
+    """
     trained = checkpoint.load(cfg.infer.weights).get("config") or {}
     model = U2Net(trained.get("model", {}).get("variant", cfg.model.variant))
     checkpoint.load_weights(model, cfg.infer.weights)
@@ -106,27 +99,26 @@ def load_model(cfg: Config) -> tuple[U2Net, int]:
 
 
 def load_network(cfg: Config, model: U2Net, size: int) -> Network:
-    """infer.backend auto: torch on a GPU; on a CPU openvino, where it is installed, else torch."""
-    device, wanted = pick_device(), cfg.infer
-    suits = wanted.backend == "auto" and device.type == "cpu"
-    if wanted.backend == "openvino" or (suits and openvino_backend.available()):
-        return openvino_backend.OpenvinoNetwork(model, size, wanted)
-    network = folded_network(model, size, wanted.tta, device, pick_precision(wanted.precision, device),
-                             wanted.batch_size)
-    if suits:
+    """infer.backend auto: torch on a GPU; on a CPU openvino if it is installed, else torch."""
+    device, backend = pick_device(), cfg.infer.backend
+    prefers_openvino = backend == "auto" and device.type == "cpu"
+    if backend == "openvino" or (prefers_openvino and openvino_backend.available()):
+        return openvino_backend.OpenvinoNetwork(model, size, cfg.infer)
+    network = folded_network(model, size, cfg.infer, device)
+    if prefers_openvino:
         network.description += " (openvino, which is faster, is not installed)"
     return network
 
 
 def to_square(rgb: np.ndarray, size: int) -> np.ndarray:
-    """(size,size,3): longer side `size`, aspect kept, the rest reflected below or to the right."""
+    """(H,W,3) -> (size,size,3): longer side `size`, aspect kept, padded below or to the right by reflection."""
     rgb = resize_longer_side(rgb, size)
     height, width = rgb.shape[:2]
     return cv2.copyMakeBorder(rgb, 0, size - height, 0, size - width, cv2.BORDER_REFLECT_101)
 
 
 def from_square(alpha: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(size,size) -> (H,W) of `shape`: what to_square() added is cut off, the rest brought back to size."""
+    """(size,size) -> (H,W) of `shape`: without to_square()'s padding, resized back."""
     height, width = inner_shape(shape, len(alpha))
     alpha = alpha[:height, :width]
     if alpha.shape == tuple(shape):
@@ -136,6 +128,6 @@ def from_square(alpha: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def inner_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """(h,w) that an image of `shape` has within its square."""
+    """(h,w) of an image of `shape` within its square."""
     ratio = size / max(shape)
     return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))

@@ -1,21 +1,22 @@
-"""The network run by torch: on a GPU as a CUDA graph in channels_last, on a CPU layer by layer."""
+"""The network in torch: on a GPU as a CUDA graph in channels_last, on a CPU layer by layer."""
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from core.device import DTYPES, autocast, describe
+from core.device import DTYPES, autocast, describe, pick_precision
+from core.schema import Infer
 from inference.matte_net import MatteNet
 from u2net import U2Net, normalise
 
-# What the live tensors of one pass take at their peak, bytes per pixel of the image, at 2 bytes per value: 400
-# channels at full size. Twice of it must fit: the graph's own and what cuDNN works in.
+# Peak memory of one pass's live tensors, bytes per pixel of the image at 2 bytes per value: 400 channels at full size.
+# Twice as much must fit: the graph's own and cuDNN's workspace.
 BYTES_PER_PIXEL = 800
-LARGEST_BATCH = 4  # images; more do not fill a GPU better at 1024²
+LARGEST_BATCH = 4  # images; more bring nothing on a GPU at 1024²
 
 
 class TorchNetwork:
-    """(N,S,S,3) uint8 squares -> (N,S,S) float32 alphas, `batch_size` images at a time.
+    """(N,S,S,3) uint8 squares -> (N,S,S) float32 alphas, N <= batch_size.
 
     alphas: (N,S,S,3) uint8 -> (N,S,S), both on `device`.
     """
@@ -35,7 +36,7 @@ class TorchNetwork:
 
 
 def live_network(model: U2Net, tta: str, device: torch.device, precision: str) -> TorchNetwork:
-    """`model` as it is at each call, for the validation between epochs."""
+    """`model` with the weights that it has at each call: for the validation between epochs."""
     def alphas(rgb: torch.Tensor) -> torch.Tensor:
         model.eval()
         with autocast(device, precision):
@@ -44,20 +45,28 @@ def live_network(model: U2Net, tta: str, device: torch.device, precision: str) -
     return TorchNetwork(alphas, tta, device, precision)
 
 
-def folded_network(model: U2Net, size: int, tta: str, device: torch.device, precision: str,
-                   batch_size: int | str) -> TorchNetwork:
-    """`model` as it is now, made fast. batch_size auto: by the GPU's free memory; 1 on a CPU, which one image fills."""
+def folded_network(model: U2Net, size: int, infer: Infer, device: torch.device) -> TorchNetwork:
+    """A fast copy of `model` with the weights that it has now.
+
+    infer: its tta, precision and batch_size; auto: by the GPU's free memory, 1 on a CPU, which one image keeps busy.
+    """
+    precision = pick_precision(infer.precision, device)
+    batch_size = pick_batch_size(size, precision, device) if infer.batch_size == "auto" else infer.batch_size
     net = MatteNet(model, DTYPES[precision]).to(device)
+    if device.type == "cuda":
+        net = CudaGraph(net, (batch_size, size, size, 3), device)
+    return TorchNetwork(net, infer.tta, device, precision, batch_size)
+
+
+def pick_batch_size(size: int, precision: str, device: torch.device) -> int:
     if device.type != "cuda":
-        return TorchNetwork(net, tta, device, precision, 1 if batch_size == "auto" else batch_size)
-    if batch_size == "auto":
-        need = 2 * BYTES_PER_PIXEL * size**2 * (2 if precision == "fp32" else 1)
-        batch_size = max(1, min(LARGEST_BATCH, torch.cuda.mem_get_info(device)[0] // need))
-    return TorchNetwork(CudaGraph(net, (batch_size, size, size, 3), device), tta, device, precision, batch_size)
+        return 1
+    need = 2 * BYTES_PER_PIXEL * size**2 * (2 if precision == "fp32" else 1)
+    return max(1, min(LARGEST_BATCH, torch.cuda.mem_get_info(device)[0] // need))
 
 
 class CudaGraph:
-    """`net` recorded once for inputs of `shape` and replayed: no time between its hundreds of small kernels."""
+    """`net` recorded once for inputs of `shape` and replayed: no waiting between its hundreds of small kernels."""
 
     @torch.inference_mode()
     def __init__(self, net: MatteNet, shape: tuple[int, ...], device: torch.device):
@@ -73,7 +82,7 @@ class CudaGraph:
             self.output = net(self.input)
 
     def __call__(self, rgb: torch.Tensor) -> torch.Tensor:
-        """(n,H,W,3) with n up to the recorded batch; what lies beyond n is computed and left out."""
+        """(n,H,W,3), n up to the recorded batch -> (n,H,W); the rest of the batch is computed and dropped."""
         self.input[:len(rgb)].copy_(rgb)
         self.graph.replay()
         return self.output[:len(rgb)].clone()

@@ -1,0 +1,30 @@
+"""Which weights a command uses: the run's own, or the bundled ones while nothing is trained there."""
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.config import EMBEDDED, Config, load_config, load_run, nothing_trained
+from core.errors import UserError
+
+
+def with_weights(cfg: Config) -> Config:
+    """cfg, with the bundled weights in place of best.pth if nothing is trained there yet; prints a line if so.
+
+    UserError if a training has not finished its first epoch.
+    """
+    run, weights = cfg.train.out_dir, cfg.infer.weights
+    if nothing_trained(cfg):
+        print(f"{run}: no trained model there yet; using the bundled weights (infer.weights=embedded)", flush=True)
+        return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": EMBEDDED})})
+    if weights == run / "best.pth" and not (weights.exists() or (run / "metrics.csv").exists()):
+        raise UserError(f"{weights}: does not exist yet, the training in {run} has not finished its first epoch; wait "
+                        "for it, or use other weights, for example infer.weights=embedded")
+    return cfg
+
+
+def run_with_weights(path: str | Path, overrides: Sequence[str]) -> Config:
+    """The config of the run in train.out_dir; if nothing is trained there yet, the given one with the bundled weights.
+
+    path, overrides: as in load_config().
+    """
+    cfg = load_config(path, overrides)
+    return with_weights(load_run(path, overrides) if (cfg.train.out_dir / "config.yaml").exists() else cfg)
