@@ -108,13 +108,13 @@ def test_without_credentials(fetch):
 
 def test_rules_not_accepted_and_unknown_slug(fetch):
     with KaggleServer({}, closed=("matting",)) as server:
-        refused(fetch, server, "Kaggle refused: accept the rules.*must accept this competition's rules")
+        refused(fetch, server, "Kaggle refused the request: accept the competition's rules.*must accept this competition's rules")
         server.closed = ()
-        refused(fetch, server, "no such name; compare kaggle.competition")
+        refused(fetch, server, "nothing of that name; compare kaggle.competition")
 
 
 @pytest.mark.parametrize("fault, words", [
-    (401, "no valid credentials"), (403, "accept the rules"), (404, "no such name"),
+    (401, "no valid credentials"), (403, "accept the competition's rules"), (404, "nothing of that name"),
 ])
 def test_a_refusal(fetch, tmp_path, fault, words):
     with KaggleServer({"matting": ARCHIVE}) as server:

@@ -175,10 +175,10 @@ def test_slugs_are_those_of_kaggles_client(monkeypatch):
 
 
 @pytest.mark.parametrize("path, fault, words, call", [
-    ("GetDatasetStatus", 401, "no valid credentials", lambda: kernel_at_kaggle.dataset_state(DATASET)),
-    ("GetDatasetStatus", 500, "in trouble", lambda: kernel_at_kaggle.dataset_state(DATASET)),
-    ("SaveKernel", 401, "no valid credentials", lambda: kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9)),
-    ("SaveKernel", 403, "denies it", lambda: kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9)),
+    ("GetDatasetStatus", 401, "got no valid credentials", lambda: kernel_at_kaggle.dataset_state(DATASET)),
+    ("GetDatasetStatus", 500, "has a problem", lambda: kernel_at_kaggle.dataset_state(DATASET)),
+    ("SaveKernel", 401, "got no valid credentials", lambda: kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9)),
+    ("SaveKernel", 403, "does not exist on Kaggle", lambda: kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9)),
     ("GetKernelSessionStatus", 401, "credentials are not its owner's", lambda: kernel_at_kaggle.kernel_status(KERNEL)),
     ("GetKernelSessionStatus", 500, "goes on at Kaggle", lambda: kernel_push.finish(CFG, KERNEL, kernel.BUILD))])
 def test_a_refusal_names_its_remedy(user, server, path, fault, words, call):
