@@ -139,7 +139,7 @@ def test_the_template_in_the_repository_is_private_offline_and_on_a_t4():
 
 @pytest.mark.parametrize("change, words", [
     ({"enable_internet": True}, "enable_internet"), ({"is_private": False}, "is_private"),
-    ({"enable_intrenet": False}, "enable_intrenet is no key"), ({"title": "Four"}, "4 characters"),
+    ({"enable_intrenet": False}, "enable_intrenet is not a key that Kaggle knows"), ({"title": "Four"}, "4 characters"),
     ({"title": "Something else"}, "something-else"), ({"code_file": "other.py"}, "other.py does not exist"),
     ({"machine_shape": ""}, "P100"), ({"competition_sources": []}, "kaggle.competition"),
     ({"dataset_sources": ["weights"]}, "'weights' is not owner/slug"), ({"id": "nobody/dense-alpha-matting"}, "owner"),
