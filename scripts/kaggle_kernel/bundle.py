@@ -86,7 +86,7 @@ def refuse_unfit(cfg: Config) -> None:
     if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.checkpointing:
         raise UserError("train.compile and train.checkpointing cannot be combined; set one to false")
     if cfg.infer.backend == "openvino":
-        raise UserError("infer.backend=openvino: Kaggle's image does not have it; set it to auto, which uses torch there")
+        raise UserError("infer.backend=openvino: Kaggle's image lacks it; set it to auto, which uses torch there")
     if cfg.kernel.mode == "train" and cfg.augment.background_p > 0:
         raise UserError("augment.background_p needs pymatting, which Kaggle's image does not have; set it to 0 for "
                         "kernel.mode=train")
