@@ -4,7 +4,9 @@ import json
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
+from conftest import ROOT
 from core.config import DEFAULTS, flat, load_config
 from kaggle_kernel import bundle
 from kaggle_kernel.lint import kernel_problems

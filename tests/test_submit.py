@@ -185,7 +185,8 @@ def test_a_code_competition_gets_the_version_of_a_kernel(user, server, monkeypat
 def test_a_submission_that_is_never_listed_is_no_success(user, server, monkeypatch):
     monkeypatch.setattr(kaggle_submissions, "_same", lambda theirs, ours: False)
     code, _, err = user("upload")
-    assert code == 1 and "does not list it" in err and "competitions/matting/submissions whether it arrived before you submit again" in err
+    assert code == 1 and "does not list it" in err
+    assert "competitions/matting/submissions whether it arrived before you submit again" in err
     assert server.calls("CreateSubmission") == 1 and not os.path.exists("outputs/submissions.csv")
 
 

@@ -34,7 +34,8 @@ def push(cfg: Config, build: Path) -> None:
     """Sends the contents of `build`, follows the run, fetches and validates its submission.csv."""
     found = problems(build / "kernel", build / "dataset")
     if found:
-        raise UserError(f"{found[0]}{f' (and {len(found) - 1} more; `make kernel-build` lists them)' if found[1:] else ''}")
+        more = f" (and {len(found) - 1} more; `make kernel-build` lists them)" if found[1:] else ""
+        raise UserError(f"{found[0]}{more}")
     kernel, dataset = names(build)
     send_dataset(dataset, build / "dataset")
     version = kaggle.push_kernel(build / "kernel", cfg.kernel.max_hours)
@@ -125,10 +126,11 @@ def follow(kernel: str, build: Path, limit: float) -> str:
                 if TITLE_LINE + bundle_name(build) in log or (status in kaggle.FAILED and waited >= STALE):
                     return status
                 if waited >= STALE:
-                    raise OperationError(f"{kernel}: Kaggle shows a finished run of another version than the one just "
-                                         "pushed; see the kernel's page, then run `python scripts/kernel.py output`")
+                    raise OperationError(f"{kernel}: the finished run is of another version than the one just pushed; "
+                                         "see its page, then run `python scripts/kernel.py output`")
             time.sleep(POLL)
-    raise OperationError(f"{kernel}: still {shown} after {limit / 3600:.1f} h; check it with `python scripts/kernel.py status`")
+    raise OperationError(f"{kernel}: still {shown} after {limit / 3600:.1f} h; check it with `python scripts/kernel.py "
+                         "status`")
 
 
 def fetch(kernel: str, build: Path) -> str:

@@ -73,7 +73,7 @@ def validation(job: Job) -> Figure | None:
 def weights(path: Path) -> None:
     """Prints a checkpoint's epoch and metrics, with the values to compare them to."""
     metrics = checkpoint.load(path).get("metrics", {})
-    print(f"{path.name}: {'epoch {epoch:.0f}'.format(**metrics) if 'epoch' in metrics else 'no record of its training'}")
+    print(f"{path.name}: {'epoch {epoch:.0f}'.format(**metrics) if 'epoch' in metrics else 'epoch unknown'}")
     for name, meaning in (("val_mse_dense", "MSE against dense alphas of the validation set"),
                           ("val_floor", "no model can be better on it"), ("val_constant", "the best constant"),
                           ("val_mse", "MSE against the files' own alphas")):

@@ -21,7 +21,7 @@ def find_bundle(inputs: Path, settings: dict) -> Path:
     for line in (found[0] / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         expected, name = line.split("  ", 1)
         if not (found[0] / name).is_file() or file_sha256(found[0] / name) != expected:
-            raise UserError(f"{found[0] / name}: missing or damaged; run `make kernel-push` to upload the data set again")
+            raise UserError(f"{found[0] / name}: missing or damaged; upload the data set again with `make kernel-push`")
     return found[0]
 
 

@@ -115,7 +115,7 @@ class _PassedOn:
 def failure(code: int, log: Path, start: int) -> UserError | OperationError:
     """The error for a training's exit code; `start`: where its output begins in the log, in bytes."""
     if code < 0:
-        return OperationError(f"training was killed by {signal.Signals(-code).name} (SIGKILL often means out of memory)")
+        return OperationError(f"training was killed by {signal.Signals(-code).name} (SIGKILL: often out of memory)")
     kind = UserError if code == UserError.exit_code else OperationError
     return kind(f"training failed with exit code {code}: {reason(log, start)}")
 
