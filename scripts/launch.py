@@ -20,6 +20,7 @@ from core import cli
 from core.errors import OperationError, UserError
 
 SRC = Path(__file__).resolve().parent.parent / "src"
+AGAIN = "; run the same command again to resume from last.pth, or set RESTARTS=n to do so automatically"
 
 
 def launch(args) -> None:
@@ -54,9 +55,8 @@ def launch(args) -> None:
         code = min(codes, default=-signal.SIGTERM)
         if code > 0:
             sys.exit(max(codes))  # it has said why
-        raise OperationError(f"process {codes.get(code, 0)} was ended by {signal.Signals(-code).name} (SIGKILL: often "
-                             "no memory was left), and the others with it; the same command goes on from last.pth, "
-                             "RESTARTS=n does so by itself") from None
+        raise OperationError(f"process {codes.get(code, 0)} was killed by {signal.Signals(-code).name} (SIGKILL often "
+                             f"means out of memory), so all were stopped{AGAIN}") from None
     except SignalException as stop:
         sys.exit(128 + stop.sigval)
     except (DistError, TimeoutError) as error:

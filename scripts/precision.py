@@ -23,7 +23,6 @@ from core.files import remove, written_whole
 from core.outputs import check_folder, may_write
 from dataset import ValidationSet
 from imaging.pairs import configured_pairs, read_pair
-from infer import run_with_weights
 from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
 from inference.matte_net import MatteNet
 from inference.openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities

@@ -30,7 +30,6 @@ from core.outputs import check_folder, may_write
 from core.seeds import Purpose, generator
 from dataset import ValidationSet
 from imaging.pairs import configured_pairs
-from infer import run_with_weights
 from inference.postprocess import (
     NONE,
     ORIGINAL,

@@ -1,12 +1,11 @@
-"""A finished submission.csv: is it valid, how good is it, and onto the leaderboard with it.
+"""Validates, scores and uploads a finished submission.csv.
 
     python src/submit.py validate      # names and sizes against the test folder or the sample submission
     python src/submit.py score         # MSE against data.solution_csv, where the true alphas are known
     python src/submit.py upload        # validates, submits to kaggle.competition, waits for the public score
     python src/submit.py wait          # waits for scores that were still pending when `upload` ended
-    python src/submit.py history       # outputs/submissions.csv: all that was submitted, the best first
+    python src/submit.py history       # outputs/submissions.csv: every submission, best first
 """
-import re
 import signal
 import subprocess
 import sys
@@ -19,28 +18,16 @@ from core.outputs import check_folder
 from imaging.images import TEST_SHAPE, list_images, read_shapes
 from submission import leaderboard
 from submission.check import as_stems, baselines, in_sample_order, score, validate
-from submission.kaggle_client import read_kaggle
+from submission.kaggle_client import ask_kaggle
 from submission.kaggle_submissions import (
     Submission,
     await_end,
-    error_description,
     list_submissions,
     page,
     remaining_today,
     send,
 )
 from submission.submission_csv import read_hosted, read_rows
-
-# The client's commands do not tell a kernel's version; its library does.
-KERNEL_VERSION = """
-import sys
-from kaggle import api
-from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-request = ApiGetKernelRequest()
-request.user_name, request.kernel_slug = sys.argv[1].split("/")
-with api.build_kaggle_client() as kaggle:
-    print(kaggle.kernels.kernels_api_client.get_kernel(request).metadata.current_version_number)
-"""
 
 
 def run_validate(cfg: Config) -> None:
@@ -62,7 +49,7 @@ def run_upload(cfg: Config) -> None:
     sending = None if cfg.kaggle.kernel else file_to_send(cfg)
     run = run_numbers(EMBEDDED if nothing_trained(cfg) else cfg.infer.weights)
     message = cfg.kaggle.message or describe(run)
-    before = list_submissions(competition)  # also shows, before anything is sent, that credentials and slug are right
+    before = list_submissions(competition)  # fails here, before anything is sent, if credentials or slug are wrong
     leaderboard.update(before)
     what, shown = sending or kernel_to_send(cfg.kaggle.kernel)
     print(f"{shown}\nto {competition}, with the message '{message}'", flush=True)
@@ -71,7 +58,7 @@ def run_upload(cfg: Config) -> None:
     try:
         new = send(competition, what, message, (each.reference for each in before))
     except KeyboardInterrupt:
-        raise Stopped(f"interrupted; whether it was submitted shows on {page(competition)}", signal.SIGINT) from None
+        raise Stopped(f"interrupted; check on {page(competition)} whether it arrived", signal.SIGINT) from None
     print(f"submitted: reference {new.reference}", flush=True)
     leaderboard.record(new, competition, run)
     follow(cfg, competition, new)
@@ -79,19 +66,21 @@ def run_upload(cfg: Config) -> None:
 
 def run_wait(cfg: Config) -> None:
     competition = slug(cfg)
-    waiting = {row["reference"] for row in leaderboard.read() if row["status"] == "pending"}
+    rows = leaderboard.read()
+    waiting = set(rows.loc[rows["status"] == "pending", "reference"])
     pending = [each for each in list_submissions(competition) if each.reference in waiting]
     if not pending:
-        print(f"{leaderboard.PATH}: no submission to {competition} is waiting for its score")
+        print(f"{leaderboard.PATH}: no submission to {competition} has a score pending")
     for each in reversed(pending):  # the oldest first
         follow(cfg, competition, each)
 
 
 def run_history(cfg: Config) -> None:
-    competition = cfg.kaggle.competition  # null: of all of them
-    rows = [row for row in leaderboard.read() if competition is None or row["competition"] in ("", competition)]
-    if not rows:
-        print(f"{leaderboard.PATH}: nothing was submitted yet; `make submit` does it")
+    rows = leaderboard.read()
+    if cfg.kaggle.competition:  # null: all competitions
+        rows = rows[rows["competition"].isin(["", cfg.kaggle.competition])]
+    if rows.empty:
+        print(f"{leaderboard.PATH}: no submissions yet; `make submit` uploads one")
         return
     print(leaderboard.table(leaderboard.ranked(rows)))
     correlation, count = leaderboard.rank_correlation(rows)
@@ -107,9 +96,9 @@ def slug(cfg: Config) -> str:
 
 
 def validated(cfg: Config) -> int:
-    """Number of rows of cfg.infer.submission, after checking it against the test folder and the sample submission."""
+    """Checks cfg.infer.submission against the test folder and the sample submission -> its number of rows."""
     sample, folder = sample_submission(cfg), cfg.infer.images
-    if sample and not folder.is_dir():  # the images are not here to be measured
+    if sample and not folder.is_dir():  # no images here, so the sizes are assumed
         own = [name for _, name, _ in read_rows(cfg.infer.submission)]
         names = as_stems([name for _, name, _ in read_hosted(sample)], own)
         return validate(cfg.infer.submission, names, TEST_SHAPE)
@@ -119,8 +108,8 @@ def validated(cfg: Config) -> int:
 
 
 def run_numbers(weights: Path) -> dict[str, str]:
-    """run, epoch, val_mse and val_mse_dense of these weights, where their file says so."""
-    from core import checkpoint  # here, since the other actions need not wait seconds for torch
+    """run, epoch, val_mse and val_mse_dense of these weights, if their file has them."""
+    from core import checkpoint  # loads torch, which takes seconds and which only `upload` needs
 
     metrics = checkpoint.load(weights).get("metrics", {}) if weights.exists() else {}
     known = {name: f"{metrics[name]:.6g}" for name in ("epoch", "val_mse", "val_mse_dense") if name in metrics}
@@ -128,13 +117,13 @@ def run_numbers(weights: Path) -> dict[str, str]:
 
 
 def describe(run: dict[str, str]) -> str:
-    """A submission's message: run, epoch, val_mse_dense and git commit, as far as known."""
+    """A submission's message: run, epoch, val_mse_dense and git commit, those that are known."""
     named = [f"{name} {run[name]}" for name in ("epoch", "val_mse_dense") if name in run]
     return ", ".join([run["run"], *named, *git_commit()])
 
 
 def git_commit() -> list[str]:
-    """The commit that this code is at, `-dirty` where it was changed since; nothing outside a repository."""
+    """This code's commit, with `-dirty` if it has changes; empty outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
         found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
@@ -144,34 +133,36 @@ def git_commit() -> list[str]:
 
 
 def file_to_send(cfg: Config) -> tuple[list[str], str]:
-    """The client's arguments for the submission, which is valid, and what the user sees of them."""
+    """Validates the submission -> (the client's arguments, the line shown to the user)."""
     path, weights = cfg.infer.submission, cfg.infer.weights
     try:
         rows = validated(cfg)
     except UserError as error:
-        raise UserError(f"{error}; nothing was sent, `make infer` writes a valid file") from None
+        raise UserError(f"{error}; nothing was sent; run `make infer` to write a valid file") from None
     if weights.exists() and weights.stat().st_mtime > path.stat().st_mtime:
-        print(f"note: {weights} is newer than {path}: its numbers may not be the file's; `make infer` renews that")
+        print(f"note: {weights} is newer than {path}, so its val_mse_dense may be another model's; run `make infer` to "
+              "update it")
     return ["--file", str(path)], f"{path}: {rows} rows, {path.stat().st_size:,} bytes"
 
 
 def kernel_to_send(kernel: str) -> tuple[list[str], str]:
-    """As file_to_send, of the kernel's latest version. OperationError where its run has not ended well."""
-    status = read_kaggle("kernels", "status", kernel)
-    if not re.search(r'status "[\w.]*COMPLETE"', status):
-        raise OperationError(f"kaggle.kernel={kernel}: the run of its latest version has not ended well, nothing was "
-                             f"submitted ({' '.join(status.split())[:200]})")
-    version = read_kaggle(kernel, program=KERNEL_VERSION).split()[-1]  # warnings may stand ahead of it
+    """As file_to_send, for the kernel's latest version. OperationError unless its run completed."""
+    run = ask_kaggle("kernel_status", kernel)
+    if run["status"] != "COMPLETE":
+        found = f"{run['status']}: {run['message']}" if run["message"] else run["status"]
+        raise OperationError(f"kaggle.kernel={kernel}: the run of its latest version is not complete ({found}); "
+                             "nothing was submitted")
+    version = str(ask_kaggle("kernel_version", kernel))
     what = ["--kernel", kernel, "--version", version, "--file", "submission.csv"]
     return what, f"{kernel}: version {version} of the kernel"
 
 
 def follow(cfg: Config, competition: str, submission: Submission) -> None:
-    """Waits kaggle.wait minutes for the score, records and prints it. OperationError where Kaggle found fault."""
+    """Waits kaggle.wait minutes for the score, records and prints it. OperationError if Kaggle could not score it."""
     end = await_end(competition, submission, cfg.kaggle.wait)
     leaderboard.update([end])
     if end.status == "error":
-        why = error_description(competition, end)
+        why = " ".join(end.error.split()) or "it gives no reason"
         raise OperationError(f"Kaggle could not score submission {end.reference}: {why}")
     if end.status == "pending":
         print(f"the score of {end.reference} is still pending after {cfg.kaggle.wait:g} minutes; "

@@ -20,7 +20,7 @@ from types import ModuleType
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "tests/golden/floor.json"
 MODULE = "<module>"  # in place of parameters
-LAZY = {"openvino", "pymatting"}  # imported only where they are installed
+LAZY = {"openvino", "pymatting", "kaggle", "kagglesdk", "pandas"}  # imported only by commands that run elsewhere
 # Whose attributes count for what is called on an object.
 CLASSES = (
     "builtins.str", "builtins.bytes", "builtins.list", "builtins.dict", "builtins.set", "builtins.int",
@@ -210,8 +210,9 @@ def sources() -> tuple[dict[str, str], set[str]]:
     from kaggle_kernel import bundle
 
     paths = [*bundle.SOURCES, bundle.BOOT]
-    texts = {path.name: path.read_text(encoding="utf-8") for path in paths}
-    return texts, {path.stem for path in paths}.union(*(Uses(text).own for text in texts.values()))
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    own = {path.relative_to(ROOT).with_suffix("").parts[1] for path in paths}  # modules and folders below the roots
+    return texts, own.union(*(Uses(text).own for text in texts.values()))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def test_images_of_another_test_set_are_never_lost(fetch, tmp_path):
     (tmp_path / "data/test_dataset/orig_1024").mkdir(parents=True)
     (tmp_path / "data/test_dataset/orig_1024/mine.png").write_bytes(b"x")
     with KaggleServer({"matting": ARCHIVE}) as server:
-        refused(fetch, server, "mine.png: is not of this competition", UserError)
+        refused(fetch, server, "mine.png: does not belong to this competition", UserError)
     assert names(tmp_path / "data/test_dataset/orig_1024") == ["mine.png"]
 
 
@@ -108,13 +108,14 @@ def test_without_credentials(fetch):
 
 def test_rules_not_accepted_and_unknown_slug(fetch):
     with KaggleServer({}, closed=("matting",)) as server:
-        refused(fetch, server, "Kaggle refused: accept the rules.*must accept this competition's rules")
+        refused(fetch, server, "Kaggle refused the request: accept the competition's rules.*"
+                "must accept this competition's rules")
         server.closed = ()
-        refused(fetch, server, "no such name; compare kaggle.competition")
+        refused(fetch, server, "nothing of that name; compare kaggle.competition")
 
 
 @pytest.mark.parametrize("fault, words", [
-    (401, "no valid credentials"), (403, "accept the rules"), (404, "no such name"),
+    (401, "no valid credentials"), (403, "accept the competition's rules"), (404, "nothing of that name"),
 ])
 def test_a_refusal(fetch, tmp_path, fault, words):
     with KaggleServer({"matting": ARCHIVE}) as server:
@@ -148,7 +149,7 @@ def test_a_stalled_download_goes_on_and_a_silent_kaggle_is_given_up(fetch, tmp_p
 def test_what_is_no_archive_is_removed(fetch, tmp_path, fault):
     with KaggleServer({"matting": ARCHIVE}) as server:
         server.fail(".zip", fault)
-        refused(fetch, server, "removed, not a whole zip archive")
+        refused(fetch, server, "removed, not a complete zip archive")
     assert names(tmp_path / "data/competition") == [] and not (tmp_path / "data/test_dataset").exists()
 
 
@@ -173,13 +174,13 @@ def bomb() -> bytes:
 
 
 @pytest.mark.parametrize("content, words", [
-    (zipped({**TEST_SET, "../evil.png": b"x"}), "../evil.png leads outside"),
-    (zipped({**TEST_SET, "/tmp/evil.png": b"x"}), "/tmp/evil.png leads outside"),
-    (zipped({**TEST_SET, "C:\\evil.png": b"x"}), "leads outside"),
+    (zipped({**TEST_SET, "../evil.png": b"x"}), "../evil.png points outside"),
+    (zipped({**TEST_SET, "/tmp/evil.png": b"x"}), "/tmp/evil.png points outside"),
+    (zipped({**TEST_SET, "C:\\evil.png": b"x"}), "points outside"),
     (link("test/1.png", "/etc/passwd"), "test/1.png is a link"),
     (bomb(), "would unpack to 10.7 GB.*zip bomb"),
-    (ARCHIVE[:-30], "not a whole zip"),
-    (ARCHIVE[:300] + b"damage" + ARCHIVE[306:], "not a whole zip"),
+    (ARCHIVE[:-30], "not a complete zip"),
+    (ARCHIVE[:300] + b"damage" + ARCHIVE[306:], "not a complete zip"),
 ], ids=["parent", "absolute", "windows", "link", "zeros", "cut", "damaged"])
 def test_bad_archives_are_refused_and_leave_nothing(tmp_path, content, words):
     (tmp_path / "home").mkdir()

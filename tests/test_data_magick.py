@@ -89,7 +89,7 @@ def test_pairs_are_exact_and_a_second_call_fetches_nothing(fetch, tmp_path, caps
     assert rgb[0].min() >= 235 and cv2.imread(str(alpha), cv2.IMREAD_UNCHANGED).dtype == np.uint8
     assert names(split) == files(tmp_path / "data/magick/images") == files(tmp_path / "data/magick/alphas")
     assert not (tmp_path / "data/magick/raw").exists()
-    assert "of the alphas' pixels lie in (.05,.95)" in capsys.readouterr().out
+    assert "of the alphas' pixels are in (.05,.95)" in capsys.readouterr().out
 
 
 def test_a_larger_limit_only_adds_and_none_changes_sides(fetch):
@@ -127,9 +127,9 @@ def test_what_passes_is_survived(fetch, monkeypatch, path, fault, method):
 
 
 @pytest.mark.parametrize("path, fault, method, words", [
-    ("index", 401, "HEAD", r"refuses access \(401\).*hf auth login"), ("index", 403, "HEAD", "refuses access"),
-    ("index", 404, "HEAD", "not found at Hugging Face; is data.magick.repo right"),
-    ("images", 403, "GET", "refuses access"),
+    ("index", 401, "HEAD", r"denies access \(401\).*hf auth login"), ("index", 403, "HEAD", "denies access"),
+    ("index", 404, "HEAD", "not found on Hugging Face; check data.magick.repo"),
+    ("images", 403, "GET", "denies access"),
 ])
 def test_a_refusal_ends_it(fetch, path, fault, method, words):
     with HubServer(data_set(4)) as server:
@@ -157,7 +157,7 @@ def test_a_bad_image_is_left_out_and_leaves_nothing(fetch, tmp_path, capsys, con
 def test_another_data_set_is_noticed(fetch, tmp_path):
     files = data_set(20)
     with HubServer({name: b"<html>" if name.endswith(".png") else body for name, body in files.items()}) as server:
-        with pytest.raises(OperationError, match=r"7 images are unusable.*is data.magick.repo right"):
+        with pytest.raises(OperationError, match=r"7 images are unusable.*check data.magick.repo"):
             fetch(server, "data.magick.limit=20")
         server.files["magick_index.tsv"] = b"<html>"
         with pytest.raises(OperationError, match="removed, no index with columns page_id and nsfw"):

@@ -111,7 +111,7 @@ def test_the_sample_submission_sets_the_order(run_dir, images, tmp_path):
     assert [name for _, name, _ in read_rows(tmp_path / "s.csv")] == ["10", "007", "9"]
     (tmp_path / "sample.csv").write_text("filename,image_utf\n10,\n8,\n")
     line = one_error_line(script("src/infer.py", *options, f"data.sample_submission={tmp_path}/sample.csv"), 2)
-    assert "names are not those of" in line
+    assert "names differ from those in" in line
 
 
 def test_bad_folders_and_files_leave_nothing_behind(run_dir, images, tmp_path, monkeypatch, capsys):

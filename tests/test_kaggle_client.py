@@ -30,7 +30,7 @@ def home(tmp_path, monkeypatch):
 @pytest.mark.parametrize("data, words", [
     (CREDENTIALS.encode("utf-16"), "is UTF-16 text"), (CREDENTIALS.encode("utf-16-le"), "is UTF-16 text"),
     (CREDENTIALS.encode("utf-8-sig"), "byte order mark"), (b"\xe9" + CREDENTIALS.encode(), "is not UTF-8"),
-    (b'{"username": "somebody",', "is not the JSON"), (b"", "is not the JSON"), (b"3", "is not the JSON"),
+    (b'{"username": "somebody",', "is not valid JSON"), (b"", "is not valid JSON"), (b"3", "is not valid JSON"),
     (b'{"username": "somebody"}', "has no key;"), (b"{}", "has no key and no username;")])
 def test_a_bad_kaggle_json_is_named(home, monkeypatch, data, words):
     (home / "kaggle.json").write_bytes(data)

@@ -4,7 +4,9 @@ import json
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
+from conftest import ROOT
 from core.config import DEFAULTS, flat, load_config
 from kaggle_kernel import bundle
 from kaggle_kernel.lint import kernel_problems
@@ -66,3 +68,15 @@ def test_each_setting_has_its_comment():
     assert set(flat(load_config(DEFAULTS).model_dump(mode="json"))) <= set(meanings)
     assert meanings["train.schedule"].endswith("auto: plateau from official or own weights, else cosine")
     assert meanings["model.weights"].endswith("a path | None: train from scratch")
+
+
+def test_cells_and_their_tracebacks_hold_no_credential(monkeypatch):
+    monkeypatch.setenv("KAGGLE_USER_SECRETS_TOKEN", "canary-7c1f0e9b52")
+    cells = [f"import sys; sys.path[:0] = [{str(ROOT / 'src')!r}, {str(ROOT / 'scripts')!r}]\n"
+             "from on_kaggle.main import screen; screen()",
+             "import os; secret = os.environ['KAGGLE_USER_SECRETS_TOKEN']; print('key', secret)",
+             "print('key', secret, file=sys.stderr)", "raise ValueError('key ' + secret)"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, kernel_name="python3", allow_errors=True).execute()
+    shown = [json.dumps(cell.outputs) for cell in notebook.cells[1:]]
+    assert all("key ***" in text and "canary" not in text for text in shown), shown

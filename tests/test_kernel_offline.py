@@ -142,4 +142,4 @@ def test_without_python_3_12_this_one_stands_in_and_it_is_said(tmp_path, monkeyp
     shim.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert kernel_versions.base_python() == sys.executable
-    assert "no python3.12 is found: running under this Python 3." in capsys.readouterr().out
+    assert "python3.12 not found: running under Python 3." in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_an_existing_data_set_gets_a_new_version_and_a_file_that_the_client_drop
     server.fail("/upload/", 500, method="PUT")
     kernel_push.send_dataset(DATASET, kernel.BUILD / "dataset")
     out = capsys.readouterr().out
-    assert "was lost; sending once more" in out and "new version, 3 files verified" in out
+    assert "was lost; sending it again" in out and "new version, 3 files verified" in out
     assert [set(version) == FILES for version in server.datasets[DATASET]] == [False, False, True]
 
 
@@ -135,7 +135,7 @@ def test_a_failed_run_shows_the_end_of_its_log(user, server, capsys, left):
     server.log = server.log if left else ""
     failing("ended with ERROR (Your notebook ran out of memory)", kernel_push.finish, CFG, KERNEL, kernel.BUILD)
     out = capsys.readouterr().out
-    assert out.endswith("49\nthe last line\n") and "\n20\n" not in out if left else "it left no log" in out
+    assert out.endswith("49\nthe last line\n") and "\n20\n" not in out if left else "the run left no log" in out
 
 
 def test_the_result_of_another_version_is_not_taken_for_this_one(user, server):
@@ -145,7 +145,7 @@ def test_the_result_of_another_version_is_not_taken_for_this_one(user, server):
 
 @pytest.mark.parametrize("body, words", [
     (b"filename,image_utf\n1,AAAA\n", "line 2 (1): is not a PNG"), (b"<html>error</html>", "the first line must be"),
-    (None, "no such CSV"), (b"filename,image_utf\n", "has no row")])
+    (None, "no such CSV"), (b"filename,image_utf\n", "has no rows")])
 def test_a_run_without_a_valid_submission_is_no_success(user, body, words):
     (kernel.BUILD / "output").mkdir()
     if body:
@@ -164,7 +164,7 @@ def test_a_good_run_counts_whatever_test_set_is_here(user, tmp_path, capsys, loc
     if local:
         cv2.imwrite(f"images/{local}", np.zeros((8, 8, 3), np.uint8))
     assert kernel_push.check(CFG, kernel.BUILD) == 3
-    assert "images does not hold the run's test images" in capsys.readouterr().out
+    assert "images does not have the run's test images" in capsys.readouterr().out
 
 
 def test_slugs_are_those_of_kaggles_client(monkeypatch):
@@ -175,12 +175,12 @@ def test_slugs_are_those_of_kaggles_client(monkeypatch):
 
 
 @pytest.mark.parametrize("path, fault, words, call", [
-    ("GetDatasetStatus", 401, "no valid credentials", lambda: kernel_at_kaggle.dataset_state(DATASET)),
-    ("GetDatasetStatus", 500, "in trouble", lambda: kernel_at_kaggle.dataset_state(DATASET)),
-    ("SaveKernel", 401, "no valid credentials", lambda: kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9)),
-    ("SaveKernel", 403, "denies it", lambda: kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9)),
+    ("GetDatasetStatus", 401, "got no valid credentials", lambda: kernel_at_kaggle.dataset_state(DATASET)),
+    ("GetDatasetStatus", 500, "has a problem", lambda: kernel_at_kaggle.dataset_state(DATASET)),
+    ("SaveKernel", 401, "got no valid credentials", lambda: kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9)),
+    ("SaveKernel", 403, "does not exist on Kaggle", lambda: kernel_at_kaggle.push_kernel(kernel.BUILD / "kernel", 9)),
     ("GetKernelSessionStatus", 401, "credentials are not its owner's", lambda: kernel_at_kaggle.kernel_status(KERNEL)),
-    ("GetKernelSessionStatus", 500, "goes on at Kaggle", lambda: kernel_push.finish(CFG, KERNEL, kernel.BUILD))])
+    ("GetKernelSessionStatus", 500, "continues on Kaggle", lambda: kernel_push.finish(CFG, KERNEL, kernel.BUILD))])
 def test_a_refusal_names_its_remedy(user, server, path, fault, words, call):
     server.datasets[DATASET] = [{}]
     server.fail(path, fault, method="POST", times=9)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import launch
 from conftest import ROOT, tiny
 from core.config import DEFAULTS
 from core.errors import OperationError, Stopped, UserError
@@ -55,7 +56,7 @@ def test_one_process_per_gpu_unless_told_otherwise(monkeypatch, capsys, wanted, 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(kernel_train.torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match=r"kernel\.processes=3: there are 2 GPUs"):
+    with pytest.raises(UserError, match=r"kernel\.processes=3: only 2 GPUs are available"):
         process_count(3, "cuda")
 
 
@@ -80,7 +81,7 @@ def test_what_overruns_its_time_is_stopped_and_what_it_saved_is_used(program, tm
     monkeypatch.setattr(kernel_train.time, "monotonic", lambda: 61 * (log.exists() and "ready" in log.read_text()))
     run(tmp_path, seconds=60)
     out = capfd.readouterr().out
-    assert "ready\nsaved\n" in out and "still busy" in out
+    assert "ready\nsaved\n" in out and "still running after" in out
     assert best_checkpoint(tmp_path / "run").name == "last.pth"
 
 
@@ -115,8 +116,10 @@ def once_ready(log: Path, number: int):
 
 @pytest.mark.parametrize("text, why", [
     ("print('epoch 1'); import sys; sys.exit('error: a.csv line 2: no such file')", "a.csv line 2: no such file"),
-    ("raise ValueError('odd')", "ValueError: odd"), ("import sys; sys.exit(3)", "without a word")],
-    ids=["one line", "traceback", "nothing"])
+    ("raise ValueError('odd')", "ValueError: odd"),
+    (f"import sys; sys.exit('error: killed{launch.AGAIN}')", "killed"),
+    ("import sys; sys.exit(3)", "no output")],
+    ids=["one line", "traceback", "launcher", "nothing"])
 def test_a_training_that_fails_says_why(program, tmp_path, capfd, text, why):
     program(text)
     with pytest.raises(OperationError, match=rf"training failed with exit code \d: {re.escape(why)}$"):
@@ -152,7 +155,7 @@ def train_within(seconds: float, tmp_path: Path) -> None:
     train_to_the_end(attempt, out_dir, time.monotonic() + seconds)
 
 
-@pytest.mark.parametrize("end, reason", [(KILLED, "training was ended by SIGKILL"), (FAILED, "exit code 1: odd")])
+@pytest.mark.parametrize("end, reason", [(KILLED, "training was killed by SIGKILL"), (FAILED, "exit code 1: odd")])
 @pytest.mark.parametrize("fails, starts", [("True", 2), ("first", 2), ("False", 1)],
                          ids=["always", "once", "never"])
 def test_a_training_that_fails_is_started_once_more_and_its_best_epoch_is_used(program, tmp_path, capfd, end, reason,
@@ -162,7 +165,7 @@ def test_a_training_that_fails_is_started_once_more_and_its_best_epoch_is_used(p
     out = capfd.readouterr().out
     assert out.count("from the beginning") == 1 and out.count("resumed train.resume=auto") == starts - 1
     assert out.count(reason) == {"True": 2, "first": 1, "False": 0}[fails]
-    assert ("training is not finished" in out) == (fails == "True")
+    assert ("training did not finish" in out) == (fails == "True")
     assert best_checkpoint(tmp_path / "run").name == "best.pth"
     assert (tmp_path / "run/train.log").read_text().count("train.resume=auto") == starts - 1
 
@@ -178,7 +181,7 @@ def test_what_a_restart_cannot_help_is_not_started_again(program, tmp_path, capf
     program(ONE_EPOCH.format(saves=True, fails=True, end=end))
     train_within(seconds, tmp_path)
     out = capfd.readouterr().out
-    assert "training is not finished" in out and "resumed" not in out
+    assert "training did not finish" in out and "resumed" not in out
 
 
 HOLDS = """

@@ -12,9 +12,11 @@ from PIL import Image
 import submit
 from conftest import ROOT, call
 from core import checkpoint
-from fakes.loopback import isolate
-from fakes.loopback_kaggle import RPC, KaggleServer
+from core.errors import OperationError
+from fakes.loopback import Reply, isolate
+from fakes.loopback_kaggle import JSON, RPC, KaggleServer
 from submission import kaggle_client, kaggle_submissions
+from submission.kaggle_submissions import Submission, list_submissions
 
 SERVICE, KERNELS = "competitions.CompetitionApiService", "kernels.KernelsApiService"
 NAMES = ["1", "2", "010"]
@@ -94,6 +96,25 @@ def test_a_file_goes_up_and_its_score_comes_down(user, server, monkeypatch):
                            "public_score": "0.01234", "status": "complete"}]
 
 
+def test_the_list_of_submissions_is_read_despite_warnings(user, server, monkeypatch):
+    first = {"ref": 11, "fileName": "submission.csv", "date": "2026-01-01T03:04:05Z", "description": "first",
+             "status": "PENDING"}
+    second = first | {"ref": 12, "date": "2026-01-02T03:04:05.600Z", "description": "two\nlines, \"quoted\"",
+                      "status": "COMPLETE", "publicScore": "0.0100"}
+    for listed in ([second, first], []):
+        reply = Reply(200, json.dumps({"submissions": listed}).encode(), {**JSON, "X-Kaggle-APIVersion": "99.0.0"})
+        monkeypatch.setitem(RPC, f"{SERVICE}/ListSubmissions", lambda server, request, reply=reply: reply)
+        found = list_submissions("matting")
+        assert [each.reference for each in found] == [str(each["ref"]) for each in listed]
+        if listed:
+            assert found[0] == Submission("12", "2026-01-02 03:04:05", "submission.csv", "two\nlines, \"quoted\"",
+                                          "complete", 0.01)
+            assert (found[1].status, found[1].public_score) == ("pending", None)
+    monkeypatch.setitem(RPC, f"{SERVICE}/ListSubmissions", lambda server, request: Reply(200, b"<html>Quota</html>"))
+    with pytest.raises(OperationError, match="Kaggle refused the request"):
+        list_submissions("matting")
+
+
 def test_a_score_that_does_not_come_is_taken_up_later(user, server):
     server.pending = 1000
     code, out, _ = user("upload", "kaggle.wait=0.01", "kaggle.message=mine")
@@ -141,7 +162,7 @@ def test_silence_is_not_answered_by_another_attempt(user, server, monkeypatch):
     monkeypatch.setattr(kaggle_submissions, "PATIENCE", 3)
     monkeypatch.setitem(RPC, f"{SERVICE}/CreateSubmission", lambda server, request: server.wait(60))
     code, _, err = user("upload")
-    assert code == 1 and "stalled for 3 s; whether it was submitted shows on https://www.kaggle.com/" in err
+    assert code == 1 and "stalled for 3 s; check on https://www.kaggle.com/" in err
     assert server.calls("CreateSubmission") == 1 and not os.path.exists("outputs/submissions.csv")
 
 
@@ -152,7 +173,7 @@ def test_a_code_competition_gets_the_version_of_a_kernel(user, server, monkeypat
     monkeypatch.setitem(RPC, f"{KERNELS}/GetKernel", lambda server, request: {"metadata": {"currentVersionNumber": 7}})
     kernel("RUNNING")
     code, _, err = user("upload", "kaggle.kernel=somebody/matting")
-    assert code == 1 and "has not ended well, nothing was submitted" in err and nothing_submitted(server)
+    assert code == 1 and "is not complete (RUNNING); nothing was submitted" in err and nothing_submitted(server)
     kernel("COMPLETE")
     code, out, err = user("upload", "kaggle.kernel=somebody/matting")
     assert code == 0 and "somebody/matting: version 7 of the kernel" in out, err
@@ -164,19 +185,20 @@ def test_a_code_competition_gets_the_version_of_a_kernel(user, server, monkeypat
 def test_a_submission_that_is_never_listed_is_no_success(user, server, monkeypatch):
     monkeypatch.setattr(kaggle_submissions, "_same", lambda theirs, ours: False)
     code, _, err = user("upload")
-    assert code == 1 and "does not list it" in err and "competitions/matting/submissions: look there before" in err
+    assert code == 1 and "does not list it" in err
+    assert "competitions/matting/submissions whether it arrived before you submit again" in err
     assert server.calls("CreateSubmission") == 1 and not os.path.exists("outputs/submissions.csv")
 
 
 def test_what_is_wrong_before_anything_is_sent(user, server, monkeypatch):
     code, _, err = user("upload", "kaggle.competition=mating")
-    assert code == 1 and "Kaggle knows no such name; compare kaggle.competition" in err
+    assert code == 1 and "Kaggle found nothing of that name; compare kaggle.competition" in err
     server.closed = ("matting",)
     code, _, err = user("upload")
-    assert code == 1 and "accept the rules on the competition's Rules page" in err
+    assert code == 1 and "accept the competition's rules on its Rules page" in err
     server.fail("ListSubmissions", 401, method="POST")
     code, _, err = user("upload")
-    assert code == 1 and "Kaggle knows no valid credentials" in err
+    assert code == 1 and "Kaggle got no valid credentials" in err
     assert server.calls("StartSubmissionUpload") == 0 and nothing_submitted(server)
     monkeypatch.delenv("KAGGLE_KEY")
     code, _, err = user("upload")

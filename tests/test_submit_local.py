@@ -1,18 +1,15 @@
-"""What submit.py does with no Kaggle in reach: the list that the client prints, the local leaderboard, validation."""
+"""What submit.py does without Kaggle: the local leaderboard, validation."""
 import numpy as np
+import pandas as pd
 import pytest
 
 from conftest import ROOT, one_error_line, script
 from core.config import load_config
-from core.errors import OperationError, UserError
+from core.errors import UserError
 from submission import leaderboard
-from submission.kaggle_submissions import Submission, parse_list
+from submission.kaggle_submissions import Submission
 from submission.submission_csv import SubmissionWriter
 from submit import validated
-
-LIST = ('Warning: a new version is available\nref,fileName,date,description,status,publicScore,privateScore\r\n'
-        '12,submission.csv,2026-01-02 03:04:05.600000,"two\nlines, quoted",SubmissionStatus.COMPLETE,0.0100,\r\n'
-        '11,submission.csv,2026-01-01 03:04:05,first,SubmissionStatus.PENDING,None,None\r\n')
 
 
 @pytest.fixture(autouse=True)
@@ -26,16 +23,7 @@ def submitted(reference: int, dense: str, score: float | None, status: str = "co
     leaderboard.record(submission, "matting", {"run": "trial", "epoch": "3", "val_mse": "0.1", "val_mse_dense": dense})
 
 
-def test_the_clients_list_is_read_past_its_warnings():
-    second, first = parse_list(LIST)
-    assert second == Submission("12", "2026-01-02 03:04:05", "submission.csv", "two\nlines, quoted", "complete", 0.01)
-    assert (first.reference, first.status, first.public_score) == ("11", "pending", None)
-    assert parse_list("Warning: old\nNo submissions found\n") == []
-    with pytest.raises(OperationError, match="list of submissions cannot be read"):
-        parse_list("<html>Quota exceeded</html>")
-
-
-def test_history_is_sorted_and_says_how_well_validation_foretells_the_score(folder):
+def test_history_is_sorted_and_says_how_well_validation_predicts_the_score(folder):
     for reference, dense, score in ((1, "0.03", 0.05), (2, "0.01", 0.02), (3, "0.02", 0.07), (4, "0.04", 0.08)):
         submitted(reference, dense, score)
     submitted(5, "0.005", None, "pending")
@@ -51,7 +39,7 @@ def test_a_leaderboard_from_before_it_named_competitions(folder):
     text = leaderboard.PATH.read_text().replace("competition,", "").replace("matting,", "")
     leaderboard.PATH.write_text(text)
     submitted(2, "0.01", 0.02)
-    assert [(row["reference"], row["competition"]) for row in leaderboard.read()] == [("1", ""), ("2", "matting")]
+    assert leaderboard.read()[["reference", "competition"]].values.tolist() == [["1", ""], ["2", "matting"]]
     leaderboard.PATH.write_text(leaderboard.PATH.read_text().replace("matting", "another"))
     result = script("src/submit.py", "history", "--config", str(ROOT / "config.yaml"), "kaggle.competition=matting",
                     cwd=folder)
@@ -59,7 +47,7 @@ def test_a_leaderboard_from_before_it_named_competitions(folder):
 
 
 def test_nothing_to_rank_and_a_broken_leaderboard(folder):
-    assert leaderboard.read() == []
+    assert leaderboard.read().empty
     submitted(1, "0.03", 0.05)
     submitted(2, "", 0.02)
     assert leaderboard.rank_correlation(leaderboard.read()) == (None, 1)
@@ -68,14 +56,36 @@ def test_nothing_to_rank_and_a_broken_leaderboard(folder):
     assert "outputs/submissions.csv line 4: must be reference,time" in one_error_line(result, 2)
 
 
+@pytest.mark.parametrize("row, words", [
+    ("3,t,,trial,three,,,,complete", "line 3: must be"), ("3,t,,trial,3,,inf,,complete", "line 3: must be"),
+    ("3,t,,trial,3,,,,complete,more", "in line 3, saw 10"), ("3,t,,trial", "line 3: must be")])
+def test_the_bad_line_of_a_leaderboard_is_named(row, words):
+    submitted(1, "0.03", 0.05)
+    leaderboard.PATH.write_text(leaderboard.PATH.read_text() + row + "\n")
+    with pytest.raises(UserError, match=words):
+        leaderboard.read()
+
+
+def test_the_bytes_of_the_leaderboard():
+    submitted(1, "0.0100", 0.05)
+    leaderboard.record(Submission("2", "t", "submission.csv", "", "pending", None), "matting", {"run": 'a,"b"'})
+    assert leaderboard.PATH.read_bytes() == (
+        b"reference,time,competition,run,epoch,val_mse,val_mse_dense,public_score,status\n"
+        b"1,2026-01-01 00:00:00,matting,trial,3,0.1,0.0100,0.05,complete\n"
+        b'2,t,matting,"a,""b""",,,,,pending\n')
+    before = leaderboard.PATH.read_bytes()
+    leaderboard.update([Submission("2", "t", "submission.csv", "", "pending", None)])
+    assert leaderboard.PATH.read_bytes() == before
+
+
 def test_scores_are_taken_over_for_what_was_recorded_only():
     submitted(1, "0.03", None, "pending")
     leaderboard.update([Submission(str(i), "", "", "", "complete", 0.5) for i in (1, 2)])
-    assert [(row["reference"], row["public_score"]) for row in leaderboard.read()] == [("1", "0.5")]
+    assert leaderboard.read()[["reference", "public_score"]].values.tolist() == [["1", "0.5"]]
 
 
 def test_equal_values_share_their_ranks():
-    rows = [{"val_mse_dense": dense, "public_score": score} for dense, score in (("1", "1"), ("1", "2"), ("2", "3"))]
+    rows = pd.DataFrame({"val_mse_dense": ["1", "1", "2"], "public_score": ["1", "2", "3"]})
     value, count = leaderboard.rank_correlation(rows)
     assert value == pytest.approx(np.sqrt(3) / 2) and count == 3
 

@@ -67,7 +67,7 @@ def test_a_silent_server_is_given_up_and_asked_again(fetch, monkeypatch):
 
 
 @pytest.mark.parametrize("fault, words", [
-    (401, "401"), (403, "403"), (404, "404"), (500, "500"), ("html", "a web page came"), ("truncate", "damaged"),
+    (401, "401"), (403, "403"), (404, "404"), (500, "500"), ("html", "got a web page"), ("truncate", "damaged"),
 ])
 def test_a_refusal_leaves_nothing_and_says_how_to_do_it_by_hand(fetch, tmp_path, fault, words):
     with Files({"u2netp.pth": CONTENT}) as server:

@@ -1,6 +1,6 @@
-"""The beginning of the kernel's text: brings the project's sources along, since nothing of the repository is on Kaggle.
+"""The start of the kernel's code: unpacks the project's sources, since Kaggle does not have the repository.
 
-`kernel.py build` appends SETTINGS, what it knows about itself, and PAYLOAD, the sources as a compressed tar in base64.
+`kernel.py build` appends SETTINGS, which identify the build, and PAYLOAD, the sources as a compressed tar in base64.
 """
 import base64
 import io
@@ -10,7 +10,7 @@ import tempfile
 
 
 def unpack(payload: str) -> None:
-    """The sources into a folder of their own, from which they can be imported."""
+    """Extracts the sources into a new folder and makes them importable."""
     folder = f"{tempfile.mkdtemp()}/src"
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(payload))) as sources:
         sources.extraction_filter = getattr(tarfile, "data_filter", None)  # unknown to Python before 3.11.4

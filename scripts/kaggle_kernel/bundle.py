@@ -1,4 +1,4 @@
-"""What `kernel.py build` makes, as pure functions: the kernel's text, its data set, and the metadata of both.
+"""What `kernel.py build` writes, as pure functions: the kernel's code, its data set, and the metadata of both.
 
     files = kernel_files(cfg, dataset_files(cfg))       # {name: bytes}; the same input gives the same bytes
 """
@@ -26,19 +26,19 @@ from u2net import U2Net
 
 ROOT = Path(__file__).resolve().parents[2]
 BOOT, CELLS = ROOT / "scripts/kaggle_kernel/boot.py", ROOT / "scripts/kaggle_kernel/cells.py"
-# Everything in src/, what runs on Kaggle, and what starts several processes there.
+# All of src/ and on_kaggle/, and launch.py, which starts several processes there.
 SOURCES = tuple(sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts/on_kaggle").glob("*.py"),
                         ROOT / "scripts/launch.py"]))
 CODE_FILES = {"script": "kernel.py", "notebook": "kernel.ipynb"}  # by kernel.format, which is Kaggle's kernel_type
-SCRIPT_LIMIT = 1_000_000  # bytes that Kaggle takes as a kernel's text
-TITLE_LINE = "bundle  "  # what a run's log begins with, before the name of the build
-# Settings that name something on this machine; the kernel finds its own.
+SCRIPT_LIMIT = 1_000_000  # bytes of code that Kaggle accepts
+TITLE_LINE = "bundle  "  # a run's log begins with this, then the build's hash
+# Settings that name files on this machine. On Kaggle the kernel finds its own.
 LOCAL = {
     "data": ("train_csv", "val_csv", "test_dir", "solution_csv", "sample_submission", "backgrounds_dir", "images_dir",
              "alphas_dir"),
     "model": ("weights",), "weights": ("url",), "kernel": ("versions",),
     "infer": ("images", "weights", "submission", "png_dir", "cutout_dir")}
-LICENCE = "other"  # of the data set: private, and not ours to decide for the user
+LICENCE = "other"  # of the data set, which is private: the choice is the user's
 
 
 def kernel_files(cfg: Config, dataset: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -46,7 +46,7 @@ def kernel_files(cfg: Config, dataset: Mapping[str, bytes]) -> dict[str, bytes]:
     cells = CELLS.read_text(encoding="utf-8")
     boot = render_boot(cells, pack(SOURCES), dataset["SHA256SUMS"], dataset_id(cfg))
     if cfg.kernel.format == "notebook":
-        from kaggle_kernel.notebook import render_notebook  # here, since jupytext takes its time
+        from kaggle_kernel.notebook import render_notebook  # loads jupytext, which is slow
         text = render_notebook(cells, boot, cfg)
     else:
         text = f"{boot}\nfrom on_kaggle.main import main\n\nmain(SETTINGS)\n"
@@ -57,7 +57,7 @@ def kernel_files(cfg: Config, dataset: Mapping[str, bytes]) -> dict[str, bytes]:
 def dataset_files(cfg: Config) -> dict[str, bytes]:
     """weights.pth (unless training starts from nothing), config.yaml, SHA256SUMS, dataset-metadata.json.
 
-    And what inference and the notebook show of the run that made the weights, where there is one.
+    Also postprocess.yaml if inference needs it, and the metrics.csv of the weights' run for the notebook to show.
     """
     refuse_unfit(cfg)
     weights = cfg.infer.weights if cfg.kernel.mode == "infer" else cfg.model.weights
@@ -65,7 +65,7 @@ def dataset_files(cfg: Config) -> dict[str, bytes]:
     if weights:
         files["weights.pth"] = slim_checkpoint(weights, cfg.model.variant)
     if cfg.kernel.mode == "infer" and cfg.infer.postprocess == "tuned":
-        load_tuned(weights)  # is it there, and for these weights?
+        load_tuned(weights)  # fails if it is missing or for other weights
         files["postprocess.yaml"] = tuned_path(weights).read_bytes()
     if (cfg.kernel.mode, cfg.kernel.format) == ("infer", "notebook"):
         history = weights.parent / "metrics.csv"
@@ -77,33 +77,33 @@ def dataset_files(cfg: Config) -> dict[str, bytes]:
 
 
 def refuse_unfit(cfg: Config) -> None:
-    """UserError for what would end a run on Kaggle, perhaps after hours."""
+    """UserError for settings that would make a run on Kaggle fail, perhaps after hours."""
     if cfg.kernel.mode == "train" and cfg.infer.postprocess == "tuned":
-        raise UserError("infer.postprocess=tuned is for the weights it was tuned with, and kernel.mode=train makes "
-                        "others; set it to none")
+        raise UserError("infer.postprocess=tuned only fits the weights it was tuned with, but kernel.mode=train "
+                        "makes new ones; set it to none")
     if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.sync_bn and cfg.kernel.processes != 1:
-        raise UserError("train.compile and train.sync_bn exclude each other on Kaggle's two GPUs; set one to false")
+        raise UserError("train.compile and train.sync_bn cannot be combined on Kaggle's two GPUs; set one to false")
     if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.checkpointing:
-        raise UserError("train.compile and train.checkpointing exclude each other; set one to false")
+        raise UserError("train.compile and train.checkpointing cannot be combined; set one to false")
     if cfg.infer.backend == "openvino":
-        raise UserError("infer.backend=openvino: Kaggle's image lacks it; set it to auto, which takes torch there")
+        raise UserError("infer.backend=openvino: Kaggle's image lacks it; set it to auto, which uses torch there")
     if cfg.kernel.mode == "train" and cfg.augment.background_p > 0:
-        raise UserError("augment.background_p needs pymatting, which Kaggle's image lacks; set it to 0 for "
+        raise UserError("augment.background_p needs pymatting, which Kaggle's image does not have; set it to 0 for "
                         "kernel.mode=train")
 
 
 def render_boot(cells: str, payload: bytes, sums: bytes, dataset: str) -> str:
-    """What brings the sources along: boot.py as it is in the repository, the sources, the call."""
+    """boot.py, the build's settings, the packed sources, and the call that unpacks them."""
     boot = BOOT.read_text(encoding="utf-8")
     identity = (boot + cells).encode() + payload + sums
     settings = {"bundle": hashlib.sha256(identity).hexdigest()[:12], "dataset": dataset,
                 "sums": hashlib.sha256(sums).hexdigest()}
-    text = base64.b64encode(payload).decode()  # one line: a notebook shows little of it
+    text = base64.b64encode(payload).decode()  # one line, so that a notebook shows little of it
     return f'{boot}\n\nSETTINGS = {settings}\nPAYLOAD = "{text}"\n\nunpack(PAYLOAD)\n'
 
 
 def pack(paths: Sequence[Path]) -> bytes:
-    """A compressed tar of the files, named from src/ or scripts/ on; of each file only name and content count."""
+    """A compressed tar of the files, named relative to src/ or scripts/; depends only on names and contents."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, path in sorted((path.relative_to(ROOT).as_posix().partition("/")[2], path) for path in paths):
@@ -111,13 +111,13 @@ def pack(paths: Sequence[Path]) -> bytes:
             member = tarfile.TarInfo(name)
             member.size = len(body)
             archive.addfile(member, io.BytesIO(body))
-    # gzip would store the time; tarfile recognises only containers, so the zlib stream gets gzip's frame with none.
+    # The gzip module would store the time. zlib writes the same format without one.
     packer = zlib.compressobj(9, wbits=31)
     return packer.compress(buffer.getvalue()) + packer.flush()
 
 
 def slim_checkpoint(path: Path, variant: str) -> bytes:
-    """What inference and fine-tuning need of a checkpoint: the weights, and where they come from."""
+    """The part of a checkpoint that inference and fine-tuning need: the weights, and where they come from."""
     state = checkpoint.load(path)
     trained = state.get("config") or {}
     model = U2Net(trained.get("model", {}).get("variant", variant))
@@ -125,13 +125,13 @@ def slim_checkpoint(path: Path, variant: str) -> bytes:
     kept = {"model_state": model.state_dict(), **{key: state[key] for key in ("epoch", "metrics") if key in state}}
     if trained:
         kept["config"] = portable(trained)
-    buffer = io.BytesIO()  # not a file: torch.save writes a file's name into it
+    buffer = io.BytesIO()  # torch.save would write a file's name into it
     torch.save(kept, buffer)
     return buffer.getvalue()
 
 
 def portable(values: dict) -> dict:
-    """A config's values without what names this machine's files."""
+    """A config's values without this machine's paths."""
     values = {section: dict(content) if isinstance(content, dict) else content for section, content in values.items()}
     for section, keys in LOCAL.items():
         values.setdefault(section, {}).update({key: None for key in keys if key in values.get(section, {})})
@@ -140,7 +140,7 @@ def portable(values: dict) -> dict:
 
 
 def kernel_metadata(cfg: Config, template: Path = ROOT / "kernel-metadata.json") -> dict:
-    """kernel-metadata.json with owner, slugs and title filled in; sources that are not set are left out."""
+    """kernel-metadata.json with owner, slugs and title filled in; empty sources are left out."""
     names = {"owner": owner(cfg), "slug": slugify(cfg.kernel.title), "title": cfg.kernel.title,
              "dataset": dataset_slug(cfg), "competition": cfg.kaggle.competition or "",
              "format": cfg.kernel.format, "code_file": CODE_FILES[cfg.kernel.format]}
@@ -153,13 +153,13 @@ def kernel_metadata(cfg: Config, template: Path = ROOT / "kernel-metadata.json")
     try:
         return {key: fill(value) for key, value in json.loads(template.read_text(encoding="utf-8")).items()}
     except (json.JSONDecodeError, AttributeError) as error:
-        raise UserError(f"{template.name}: is no JSON object ({error})") from None
+        raise UserError(f"{template.name}: is not a JSON object ({error})") from None
     except KeyError as error:
-        raise UserError(f"{template.name}: {{{error.args[0]}}} means nothing; known are {', '.join(names)}") from None
+        raise UserError(f"{template.name}: {{{error.args[0]}}} is unknown; use one of {', '.join(names)}") from None
 
 
 def owner(cfg: Config) -> str:
-    """The Kaggle user's name: kernel.owner, else what the client itself goes by; `nobody` where none is known."""
+    """The Kaggle user name: kernel.owner, else the client's; NOBODY if neither is set."""
     if cfg.kernel.owner or os.environ.get("KAGGLE_USERNAME"):
         return cfg.kernel.owner or os.environ["KAGGLE_USERNAME"]
     try:
@@ -168,7 +168,7 @@ def owner(cfg: Config) -> str:
         return NOBODY
 
 
-NOBODY = "nobody"  # builds and runs here; lint refuses it before anything is sent
+NOBODY = "nobody"  # good enough to build and test; lint refuses to push it
 
 
 def dataset_slug(cfg: Config) -> str:

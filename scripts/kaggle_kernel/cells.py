@@ -1,30 +1,30 @@
-# The notebook's cells. `kernel.py build` fills in the ones named boot and config, drops those of the other kernel.mode,
-# and turns the rest into kernel.ipynb with jupytext.
+# The notebook's cells. `kernel.py build` fills in the cells tagged boot and config, drops those of the other
+# kernel.mode, and converts the rest to kernel.ipynb with jupytext.
 # ruff: noqa: E402
 
 # %% [markdown]
 # # {title}
 #
-# **From one photograph to one dense alpha channel.** The alphas to predict are not the nearly binary mattes of the
-# usual data sets: they have half-tones everywhere, thick and dark parts denser than thin ones, a background that is
-# not quite zero. What is scored is the plain mean squared error over every pixel, so a network that draws perfect
-# *binary* mattes loses to one that knows how dense things are.
+# **From one photograph to one dense alpha channel.** The alphas to predict differ from the nearly binary mattes of the
+# usual data sets: they have half-tones everywhere, thick and dark parts are denser than thin ones, and the background
+# is not quite zero. The score is the mean squared error over all pixels, so a network that draws perfect *binary*
+# mattes loses to one that predicts how dense things are.
 #
 # | step | what happens | with |
 # |---|---|---|
 # | **dense targets** | near-binary alphas become X-ray-like ones during training | `xray_alpha_dense` |
 # | **network** | U²-Net, seven side outputs, logits out | `u2net.py` |
 # | **loss** | MSE and four terms for objects, thin parts, edges and background | `losses.py` |
-# | **two validations** | against the alphas as they are, and against dense ones with their floor | `validation.py` |
-# | **inference** | whole images, as they are and mirrored; rounded, never stretched | `predictor.py` |
+# | **two validations** | against the files' own alphas, and against dense ones with their floor | `validation.py` |
+# | **inference** | whole images, plain and mirrored; values rounded, never stretched | `predictor.py` |
 #
-# The notebook needs no internet: code comes with it, weights and settings in a data set of their own.
+# The notebook needs no internet: it contains the code, and a data set provides weights and settings.
 
 # %% [markdown] tags=["train"]
-# This one **trains** on the attached pairs, in one process per GPU, and stops in time to predict the test images.
+# This notebook **trains** on the attached pairs, one process per GPU, and stops in time to predict the test images.
 
 # %% [markdown] tags=["infer"]
-# This one **predicts** with weights that were trained elsewhere and come in the attached data set.
+# This notebook **predicts** with weights from the attached data set, trained elsewhere.
 
 # %% tags=["boot"]
 SETTINGS = {}  # build puts boot.py and the compressed sources here
@@ -32,8 +32,8 @@ SETTINGS = {}  # build puts boot.py and the compressed sources here
 # %% [markdown]
 # ## Configuration
 #
-# Every setting that matters here, as the run was built with it. Change a value and run all cells again: keys and ranges
-# are checked, and a wrong one is named together with what is allowed.
+# The settings that this notebook was built with. Change a value and run all cells again; a wrong key or value gives an
+# error that says what is allowed.
 
 # %% tags=["config"]
 CONFIG = {}  # build puts the resolved settings here
@@ -54,11 +54,11 @@ show.test_images(job)
 # %% [markdown]
 # ## Dense targets
 #
-# A matting data set says *where* an object is; the hidden test also wants to know *how dense* it is. `xray_alpha_dense`
-# makes the second from the first and the photograph itself: a base density that grows where the object is dark at
-# large scale, a texture from differences of Gaussians that modulates it, a ceiling, and a faint, slowly varying
-# background. Its parameters are drawn anew for every sample. Two draws of the same pair stand side by side: what
-# differs between them cannot be seen in the photograph. Its variance is the **floor**: no model's error falls below it.
+# A matting data set says *where* an object is; the hidden test also asks *how dense* it is. `xray_alpha_dense` computes
+# density from the alpha and the photograph: a base density that is higher where the object is dark at large scale, a
+# texture from differences of Gaussians that modulates it, a ceiling, and a faint, slowly varying background. Its
+# parameters are drawn anew for every sample. Below are two draws for each pair. The photograph cannot tell which one
+# was drawn, so no model's error falls below the variance between draws, the **floor**.
 
 # %%
 show.pairs(job)
@@ -66,8 +66,8 @@ show.pairs(job)
 # %% [markdown] tags=["train"]
 # ## Training
 #
-# `val_mse_dense` chooses the best epoch; `val_mse`, against the alphas as they are in the files, is only there to be
-# looked at: a network that has learned dense targets perfectly cannot have a low one.
+# `val_mse_dense` selects the best epoch. `val_mse`, against the files' own alphas, is only for information: it cannot
+# be low for a network that has learned dense targets perfectly.
 
 # %% tags=["train"]
 weights = train(job)
@@ -76,7 +76,7 @@ weights = train(job)
 show.curves(job)
 
 # %% [markdown] tags=["train"]
-# Validation images after the last epoch. An error of 0.5 and more is drawn brightest.
+# Validation images after the last epoch. Errors of 0.5 and more are brightest.
 
 # %% tags=["train"]
 show.validation(job)
@@ -84,8 +84,8 @@ show.validation(job)
 # %% [markdown] tags=["infer"]
 # ## The weights
 #
-# What their checkpoint says of the epoch it was saved in, and how that epoch came about. `val_mse_dense` is the number
-# that resembles the leaderboard's.
+# The checkpoint's epoch and its metrics, then the curves of the run. `val_mse_dense` is the closest to the
+# leaderboard's score.
 
 # %% tags=["infer"]
 weights = job.bundle / "weights.pth"
@@ -97,8 +97,8 @@ show.curves(job)
 # %% [markdown]
 # ## Predictions
 #
-# With `infer.tta` at `flip` each image is predicted twice, as it is and mirrored, and the two alphas are averaged. Rows
-# go into `submission.csv` one by one, so memory does not grow with the size of the hidden test set. One GPU does it.
+# With `infer.tta` at `flip` each image is predicted twice, plain and mirrored, and the two alphas are averaged. Rows
+# are written to `submission.csv` one by one, so memory does not grow with the hidden test set. This uses one GPU.
 
 # %%
 predict(job, weights)
@@ -109,8 +109,8 @@ show.predictions(job)
 # %% [markdown]
 # ## Submission
 #
-# One row per test image: its name, and the base64 of an 8-bit single-channel PNG of the image's own size. The file is
-# held against the test images once more: names, order, sizes, PNG type.
+# One row per test image: its name, and the base64 of an 8-bit single-channel PNG of the image's own size. The last cell
+# checks the file against the test images: names, order, sizes, PNG type.
 
 # %%
 finish(job)

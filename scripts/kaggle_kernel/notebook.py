@@ -10,27 +10,27 @@ import nbformat
 
 from core.config import DEFAULTS, Config, flat
 
-HIDDEN = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}}  # Kaggle's way, and Jupyter's
+HIDDEN = {"_kg_hide-input": True, "jupyter": {"source_hidden": True}}  # for Kaggle and for Jupyter
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
             "language_info": {"name": "python"}}
-# What can be changed in the notebook, by kernel.mode: sections or keys …
+# The sections or keys that can be changed in the notebook, by kernel.mode …
 PREDICTING = ("infer",)
 EDITABLE = {"infer": PREDICTING, "train": ("seed", "data.size", "data.limit", "data.on_error", "data.val_share",
                                            "augment", "loss", "train", "kernel.max_hours", "kernel.processes",
                                            *PREDICTING)}
-# … but for what the kernel decides for itself.
+# … except those that the kernel sets itself.
 DECIDED = {"train.out_dir", "train.resume", "train.max_hours", "infer.images", "infer.weights", "infer.submission",
            "infer.backend", "infer.postprocess", "infer.png_dir", "infer.cutout_dir"}
-COMMENT, WIDTH = 48, 76  # of the configuration cell: where comments begin, and how wide they are
+COMMENT, WIDTH = 48, 76  # the configuration cell's comments: first column and width
 
 
 def render_notebook(cells: str, boot: str, cfg: Config) -> str:
-    """`cells`: cells.py's text; `boot`: the code that brings the sources along."""
+    """`cells`: cells.py's text; `boot`: the code that unpacks the sources."""
     notebook = jupytext.reads(cells.replace("{title}", cfg.kernel.title), fmt="py:percent")
-    filled = {"boot": f"# The project's sources, compressed: to be run first, not to be read.\n{boot}",
+    filled = {"boot": f"# Run this first: it unpacks the project's sources.\n{boot}",
               "config": settings_cell(cfg)}
     kept = []
-    for cell in notebook.cells[1:]:  # the first is the file's own comment
+    for cell in notebook.cells[1:]:  # the first is cells.py's own comment
         tags = set(cell.metadata.get("tags", ()))
         if tags & {"train", "infer"} <= {cfg.kernel.mode}:
             (name,) = tags & filled.keys() or {None}
@@ -57,7 +57,7 @@ def settings_cell(cfg: Config) -> str:
 
 
 def comments() -> dict[str, str]:
-    """What config.yaml says of each key, in Python's words."""
+    """config.yaml's comment on each key, with None for null."""
     found, sections = {}, []
     for line in DEFAULTS.read_text(encoding="utf-8").splitlines():
         indent, name, comment = re.fullmatch(r"( *)(?:(\w+):[^#]*)?(?:# ?(.*))?", line).groups()

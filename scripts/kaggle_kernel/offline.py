@@ -1,5 +1,5 @@
-"""Runs a built kernel as Kaggle would: /kaggle/input that cannot be written to, /kaggle/working, no network, a Python
-that knows neither the repository nor the packages that Kaggle's image lacks.
+"""Runs a built kernel as Kaggle would: /kaggle/input read-only, /kaggle/working, no network, a Python that can import
+neither the repository nor packages that Kaggle's image lacks.
 
     run_offline(Path("build"), cfg, images=3)
 """
@@ -26,12 +26,12 @@ from submission.check import validate
 from submission.submission_csv import HEADER
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-EXECUTED = "executed.ipynb"  # in the build folder: the notebook with its outputs, to be looked at
-PAIRS = 6  # drawn to train on or to be shown, of half the test images' side
-# How alone the kernel can be here, best first: what is said, and the command that stands before the input's folder
-# and the kernel's own command.
+EXECUTED = "executed.ipynb"  # in the build folder: the notebook with its outputs
+PAIRS = 6  # synthetic, to train on or to show; half as large as the test images
+# Ways to isolate the kernel, best first: what is printed, and the command to put before the input's folder and the
+# kernel's own command.
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"'
-# torchrun and Jupyter talk to themselves over loopback, which is off in a new namespace; `ip` is not on every machine.
+# torchrun and Jupyter need loopback, which is off in a new namespace; not every machine has `ip`.
 SWITCH_ON = """
 import fcntl, socket, struct
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -44,7 +44,7 @@ WALLS = (("unshare -n; the input is mounted read-only",
           ["unshare", "-rmn", "sh", "-c", f"{READ_ONLY} && {LOOPBACK} && {RUN}"]),
          ("unshare -n; the input is read-only by its permissions",
           ["unshare", "-rn", "sh", "-c", f"{LOOPBACK} && {RUN}"]),
-         ("sockets are refused in Python alone; the input is read-only by its permissions", ["sh", "-c", RUN]))
+         ("sockets are refused only in Python; the input is read-only by its permissions", ["sh", "-c", RUN]))
 
 
 def run_offline(build: Path, cfg: Config, images: int) -> None:
@@ -77,7 +77,7 @@ def run_offline(build: Path, cfg: Config, images: int) -> None:
 
 
 def attach(inputs: Path, metadata: dict, build: Path, cfg: Config, count: int) -> dict[str, tuple[int, int]]:
-    """Lays out the sources as Kaggle mounts them -> (H,W) of each test image by name."""
+    """Lays out the inputs as Kaggle mounts them -> (H,W) of each test image by name."""
     slug = next(iter(metadata["competition_sources"]), "competition")
     test_dir = inputs / "competitions" / slug / "test/orig_1024"
     test_dir.mkdir(parents=True)
@@ -104,7 +104,7 @@ def attach(inputs: Path, metadata: dict, build: Path, cfg: Config, count: int) -
 
 
 def program(code: Path) -> list[Path]:
-    """What Python is to run of a kernel; a notebook leaves itself with its outputs beside it."""
+    """The arguments for Python that run a kernel; an executed notebook is saved beside its source."""
     if code.suffix == ".py":
         return [code]
     runner = shutil.copyfile(Path(__file__).with_name("run_notebook.py"), code.with_name("run.py"))
@@ -112,14 +112,14 @@ def program(code: Path) -> list[Path]:
 
 
 def run(command: Sequence[object], root: Path) -> tuple[float, int]:
-    """(seconds, peak memory in bytes of its largest process); OperationError unless it ends well.
+    """Runs it, with the guard in every Python process -> (seconds, peak memory in bytes of its largest process).
 
-    Every Python process in it has the guard.
+    OperationError if it fails.
     """
     (root / "guard").mkdir()
     text = Path(__file__).with_name("guard.py").read_text(encoding="utf-8")
     call = f"guard({str(REPOSITORY)!r}, sys.prefix)"
-    (root / "guard/sitecustomize.py").write_text(f"{text}\n\n{call}\n", encoding="utf-8")  # Python looks for it itself
+    (root / "guard/sitecustomize.py").write_text(f"{text}\n\n{call}\n", encoding="utf-8")  # Python imports it by itself
     environment = {key: os.environ[key] for key in ("PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
                    if key in os.environ}
     environment |= {"KERNEL_ROOT": str(root), "HOME": str(root / "src"), "TMPDIR": str(root / "src"),
@@ -134,17 +134,17 @@ def run(command: Sequence[object], root: Path) -> tuple[float, int]:
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise OperationError(f"the kernel ended with exit code {process.returncode}; its last lines stand above")
+        raise OperationError(f"the kernel ended with exit code {process.returncode}; see its last lines above")
     return time.perf_counter() - started, peak_bytes(usage)
 
 
 def best_wall(inputs: Path) -> tuple[str, list[str]]:
-    """The first of WALLS that this machine permits, its command with the input's folder."""
+    """The first of WALLS that this machine permits, with the input's folder added to its command."""
     for words, prefix in WALLS:
         command = [*prefix, str(inputs)]
         if shutil.which(command[0]) and subprocess.run([*command, "true"], capture_output=True).returncode == 0:
             return words, command
-    raise OperationError("no `sh` runs here")
+    raise OperationError("cannot run `sh`; kernel-test needs it")
 
 
 def set_writable(folder: Path, writable: bool) -> None:

@@ -1,5 +1,5 @@
-"""Data set and kernel to Kaggle, and the run's result back. The client's exit code 0 is no success: each step is
-confirmed by what Kaggle then lists.
+"""Pushes data set and kernel to Kaggle and fetches the run's result. The client's exit code 0 is not success, so each
+step is confirmed by what Kaggle lists afterwards.
 
     python scripts/kernel.py push kaggle.competition=<slug>
 """
@@ -21,20 +21,21 @@ from kaggle_kernel.remote import Dataset
 from submission.check import validate
 from submission.submission_csv import read_rows
 
-POLL = 15             # seconds between two looks at Kaggle
-READY = 20 * 60       # seconds that a data set may take to get ready
-QUEUE = 2 * 3600      # seconds that a run may wait for its machine
-STALE = 180           # seconds for which Kaggle may still show the run before this one
-LOST = 4              # looks without an answer, one after the other, after which following is given up
-SENDS = 2             # times that a data set is sent, since the client loses files silently
-TAIL = 30             # lines of a failed run's log that are shown
+POLL = 15             # seconds between two checks
+READY = 20 * 60       # seconds that a data set may take to become ready
+QUEUE = 2 * 3600      # seconds that a run may be queued
+STALE = 180           # seconds for which Kaggle may still show the previous run
+LOST = 4              # failed checks in a row after which it stops following a run
+SENDS = 2             # attempts to send a data set, since the client silently loses files
+TAIL = 30             # lines shown of a failed run's log
 
 
 def push(cfg: Config, build: Path) -> None:
-    """Sends what `build` holds, follows the run to its end, fetches and validates its submission.csv."""
+    """Sends the contents of `build`, follows the run, fetches and validates its submission.csv."""
     found = problems(build / "kernel", build / "dataset")
     if found:
-        raise UserError(f"{found[0]}{f' (and {len(found) - 1} more: kernel.py build lists them)' if found[1:] else ''}")
+        more = f" (and {len(found) - 1} more; `make kernel-build` lists them)" if found[1:] else ""
+        raise UserError(f"{found[0]}{more}")
     kernel, dataset = names(build)
     send_dataset(dataset, build / "dataset")
     version = kaggle.push_kernel(build / "kernel", cfg.kernel.max_hours)
@@ -44,7 +45,7 @@ def push(cfg: Config, build: Path) -> None:
 
 
 def finish(cfg: Config, kernel: str, build: Path) -> None:
-    """From a push to the run's valid submission.csv in build/output/. OperationError where it left none."""
+    """Waits for the run, leaves its valid submission.csv in build/output/. OperationError if there is none."""
     status = follow(kernel, build, cfg.kernel.max_hours * 3600 + QUEUE)
     if status in kaggle.FAILED:
         failed(kernel, status, build)
@@ -67,26 +68,26 @@ def show_output(cfg: Config, build: Path) -> None:
 
 
 def send_dataset(dataset: str, folder: Path) -> None:
-    """Created or, where it exists, versioned; done when it is ready and holds every file in full."""
+    """Creates the data set or a new version of it; returns when it is ready and has every file in full."""
     files = {path.name: path.stat().st_size for path in folder.iterdir() if not path.name.endswith("-metadata.json")}
     for attempt in range(1, SENDS + 1):
         before = kaggle.dataset_state(dataset)
         kaggle.send_dataset(folder, exists=before is not None)
         wait_ready(dataset, before)
         there = kaggle.dataset_files(dataset)
-        amiss = sorted(name for name, size in files.items() if there.get(name) != size)
-        if not amiss:
+        lost = sorted(name for name, size in files.items() if there.get(name) != size)
+        if not lost:
             kind = "new version" if before else "new"
             print(f"dataset {dataset}: {kind}, {len(files)} files verified, ready", flush=True)
             return
         if attempt < SENDS:
-            print(f"dataset {dataset}: the upload of {', '.join(amiss)} was lost; sending once more", flush=True)
-    raise OperationError(f"{dataset}: {', '.join(amiss)} did not arrive in full, {SENDS} times; the kernel was not "
+            print(f"dataset {dataset}: the upload of {', '.join(lost)} was lost; sending it again", flush=True)
+    raise OperationError(f"{dataset}: {', '.join(lost)} did not arrive in full in {SENDS} attempts; the kernel was not "
                          "pushed; try again later")
 
 
 def wait_ready(dataset: str, before: Dataset | None) -> None:
-    """Until Kaggle shows a version that is newer than `before`, processed."""
+    """Waits until Kaggle has processed a version newer than `before`."""
     deadline = time.monotonic() + READY
     while True:
         state = kaggle.dataset_state(dataset)
@@ -102,7 +103,7 @@ def wait_ready(dataset: str, before: Dataset | None) -> None:
 
 
 def follow(kernel: str, build: Path, limit: float) -> str:
-    """Waits for the end of the run that was just pushed, whose output lies in build/output/ then -> its status."""
+    """Waits until the run just pushed has ended and its output is in build/output/ -> its status."""
     started, silent, shown = time.monotonic(), 0, "not seen yet"
     with tqdm(bar_format="{desc}  {elapsed}", disable=None, leave=False) as line:
         while (waited := time.monotonic() - started) < limit:
@@ -112,8 +113,8 @@ def follow(kernel: str, build: Path, limit: float) -> str:
             except OperationError as error:
                 silent += 1
                 if silent == LOST:
-                    raise OperationError(f"{error}; the run goes on at Kaggle: `python scripts/kernel.py status`, "
-                                         "and `output` when it has ended") from None
+                    raise OperationError(f"{error}; the run continues on Kaggle: check it with `python "
+                                         "scripts/kernel.py status`, then fetch it with `output`") from None
                 status = shown
             if status != shown:
                 tqdm.write(f"run     {status}, after {waited:.0f} s")
@@ -126,23 +127,24 @@ def follow(kernel: str, build: Path, limit: float) -> str:
                     return status
                 if waited >= STALE:
                     raise OperationError(f"{kernel}: the finished run is of another version than the one just pushed; "
-                                         "look at its page, then `python scripts/kernel.py output`")
+                                         "see its page, then run `python scripts/kernel.py output`")
             time.sleep(POLL)
-    raise OperationError(f"{kernel}: still {shown} after {limit / 3600:.1f} h; see `python scripts/kernel.py status`")
+    raise OperationError(f"{kernel}: still {shown} after {limit / 3600:.1f} h; check it with `python scripts/kernel.py "
+                         "status`")
 
 
 def fetch(kernel: str, build: Path) -> str:
-    """Log and files of the kernel's last run into build/output/, and nothing older there -> the log's text."""
+    """Replaces build/output/ by the log and files of the kernel's last run -> the log's text."""
     folder = build / "output"
     log = folder / f"{kernel.split('/')[1]}.log"
-    fetched = log.exists()  # by a version that left no list of its files
+    fetched = log.exists()  # by an older version of this script, which kept no list of its files
     with written_folder(folder, lambda name: fetched) as part:
         kaggle.fetch_output(kernel, part)
     return log_text(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else ""
 
 
 def log_text(log: str) -> str:
-    """Kaggle keeps a log as a JSON list of pieces {stream_name, time, data}."""
+    """The text of Kaggle's log, a JSON list of {stream_name, time, data}."""
     try:
         return "".join(piece["data"] for piece in json.loads(log))
     except (ValueError, TypeError, KeyError):
@@ -153,41 +155,41 @@ def failed(kernel: str, status: str, build: Path) -> None:
     """Shows the end of the log and raises."""
     path = build / "output" / f"{kernel.split('/')[1]}.log"
     text = log_text(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else ""
-    print("\n".join(["the end of its log:", *text.splitlines()[-TAIL:]]) if text else "it left no log", flush=True)
+    print("\n".join(["the end of its log:", *text.splitlines()[-TAIL:]]) if text else "the run left no log", flush=True)
     message = kaggle.kernel_status(kernel)[1]
     raise OperationError(f"{kernel}: the run ended with {status}{f' ({message})' if message else ''}; log: {path}")
 
 
 def check(cfg: Config, build: Path) -> int:
-    """Checks the fetched submission, against the test images where those of the run are here -> rows.
+    """Checks the fetched submission, against the local test images if the run had the same -> rows.
 
-    The run itself has checked it against the images on Kaggle, whose names and sizes may be others than those here.
+    The run itself has checked it against the images on Kaggle, which may have other names and sizes.
     """
     path = build / "output/submission.csv"
     try:
         own = [name for _, name, _ in read_rows(path)]
         shapes = local_shapes(cfg, own)
         if shapes is None:
-            print(f"note    {cfg.infer.images} does not hold the run's test images: sizes are not compared")
+            print(f"note    {cfg.infer.images} does not have the run's test images, so sizes are not compared")
         rows = validate(path, own if shapes is None else list(shapes), shapes)
     except UserError as error:
         raise OperationError(f"the run left no valid submission: {error}") from None
     if rows == 0:
-        raise OperationError(f"the run left no valid submission: {path} has no row")
+        raise OperationError(f"the run left no valid submission: {path} has no rows")
     return rows
 
 
 def local_shapes(cfg: Config, names: Sequence[str]) -> dict[str, tuple[int, int]] | None:
-    """(H,W) by name of the test images here; None where they are not those of the run."""
+    """(H,W) by name of the local test images; None if the run had others."""
     try:
         paths, _ = list_images(cfg.infer.images)
         return read_shapes(paths) if {path.stem for path in paths} == set(names) else None
-    except UserError:  # there is no such folder, it is empty, or an image in it cannot be read
+    except UserError:  # no such folder, no images in it, or an unreadable one
         return None
 
 
 def names(build: Path) -> tuple[str, str]:
-    """owner/slug of the kernel and of its data set, as they were built."""
+    """owner/slug of the built kernel and of its data set."""
     try:
         return tuple(json.loads((build / kind / f"{kind}-metadata.json").read_text(encoding="utf-8"))["id"]
                      for kind in ("kernel", "dataset"))

@@ -1,26 +1,22 @@
-"""What Kaggle is told and asked about a kernel and its data set: one call of the real client each.
+"""Sends a kernel and its data set to Kaggle and asks about them: one call of the real client per function.
 
     kernel_status("somebody/dense-alpha-matting")     # -> ("RUNNING", "")
 
-Each raises OperationError with what went wrong and the remedy.
+Each raises OperationError, which says what went wrong and what to do.
 """
-import csv
-import io
 import json
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import OperationError
-from submission import kaggle_client
-from submission.kaggle_client import NO_CREDENTIALS, TROUBLE, explain, last_words, run_kaggle
+from submission.kaggle_client import API, NO_CREDENTIALS, TROUBLE, explain, last_words, run_kaggle, run_twice
 from submission.proxies import proxy_fault
 
-PATIENCE = 120  # seconds without a sign of life that an upload may take; Kaggle works on it after the last byte
+PATIENCE = 120  # seconds that an upload may be silent; Kaggle processes it after the last byte
 FAILED = ("ERROR", "CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED")
 ENDED = ("COMPLETE", *FAILED)
-# How the client says that something is not there, or not this account's: Kaggle answers the same to both.
+# What the client prints about something that does not exist or belongs to another account: Kaggle does not tell which.
 ABSENT = re.compile(r"\b40[34]\b|Permission '[\w.]+' was denied|not found", re.IGNORECASE)
 
 
@@ -31,77 +27,59 @@ class Dataset:
 
 
 def dataset_state(dataset: str) -> Dataset | None:
-    """None: there is no such data set (or not for this account)."""
-    code, out, err = ask("datasets", "status", dataset, "--format", "json")
+    """None: there is no such data set, or it belongs to another account."""
+    code, out, err = run_twice("dataset_status", dataset, program=API)
     if code and ABSENT.search(out + err) and not NO_CREDENTIALS.search(out + err):
         return None
-    text = answer(f"the data set {dataset}", code, out, err)
-    try:
-        values = json.loads(text[text.index("{"):])  # warnings may come first
-        return Dataset(values["status"], int(values["current_version_number"] or 0))
-    except (ValueError, KeyError, TypeError):
-        raise OperationError(f"the status of {dataset} is not understood: {last_words(out, err)}") from None
+    state = json.loads(answer(f"the data set {dataset}", code, out, err))
+    return Dataset(state["status"], state["current_version_number"] or 0)
 
 
 def send_dataset(folder: Path, exists: bool) -> None:
-    """A new data set, or a new version of it; which of its files arrived is another question."""
+    """Uploads a new data set, or a new version of it. Does not check which of its files arrived."""
     what = ["version", "-m", "kernel.py push"] if exists else ["create"]
     code, out, err = run_kaggle("datasets", *what, "-p", str(folder), patience=PATIENCE)
     if "is being created" not in answer("the data set", code, out, err):
-        raise OperationError(f"the data set was not taken: {last_words(out, '')}")
+        raise OperationError(f"Kaggle did not accept the data set: {last_words(out, '')}")
 
 
 def dataset_files(dataset: str) -> dict[str, int]:
     """Names and sizes in bytes of the current version's files."""
-    text = answer(f"the files of {dataset}", *ask("datasets", "files", dataset, "--csv", "--page-size", "200"))
-    table = text[max(0, text.find("name,")):]  # warnings may come first
-    return {row["name"]: int(row["size"]) for row in csv.DictReader(io.StringIO(table)) if row.get("size")}
+    return json.loads(answer(f"the files of {dataset}", *run_twice("dataset_files", dataset, program=API)))
 
 
 def push_kernel(folder: Path, max_hours: float) -> str:
-    """-> the new version's number. A push with an error line, or without some of its sources, is none."""
+    """Pushes a kernel -> the new version's number. OperationError also if Kaggle left out some of its sources."""
     arguments = ["kernels", "push", "-p", str(folder), "-t", str(round(max_hours * 3600))]
     out = answer("the push", *run_kaggle(*arguments, patience=PATIENCE))
     wrong = [line for line in out.splitlines() if re.search(r"push error|not valid|could not be added", line)]
     version = re.search(r"Kernel version (\d+) successfully pushed", out)
     if wrong or not version:
-        raise OperationError(f"the kernel was not pushed as it should be: {(wrong or [last_words(out, '')])[0]}; check "
+        raise OperationError(f"the kernel was not pushed correctly: {(wrong or [last_words(out, '')])[0]}; check "
                              "kaggle.competition, that its rules are accepted, and kernel.owner")
     return version[1]
 
 
 def kernel_status(kernel: str) -> tuple[str, str]:
     """(QUEUED | RUNNING | COMPLETE | ERROR | CANCEL_…, Kaggle's message about a failure) of the last run."""
-    out = answer(f"the status of {kernel}", *ask("kernels", "status", kernel))
-    status, message = re.search(r'status "(?:\w+\.)?(\w+)"', out), re.search(r'Failure message: "(.*)"', out)
-    if not status:
-        raise OperationError(f"the status of {kernel} is not understood: {last_words(out, '')}")
-    return status[1].upper(), message[1] if message else ""
+    run = json.loads(answer(f"the status of {kernel}", *run_twice("kernel_status", kernel, program=API)))
+    return run["status"], run["message"]
 
 
 def fetch_output(kernel: str, folder: Path) -> None:
-    """Log and files of the last run into `folder`; an error page may come as a file's content."""
+    """Downloads log and files of the last run into `folder`. A file may turn out to be an error page."""
     answer(f"the output of {kernel}",
-           *ask("kernels", "output", kernel, "-p", str(folder), "--force", patience=PATIENCE))
-
-
-def ask(*arguments: str, **how) -> tuple[int, str, str]:
-    """run_kaggle() of a call that changes nothing, made again where Kaggle was in trouble for a moment."""
-    for attempt in range(1, kaggle_client.TRIES + 1):
-        code, out, err = run_kaggle(*arguments, **how)
-        if code == 0 or attempt == kaggle_client.TRIES or "no answer" in err or not TROUBLE.search(err):
-            return code, out, err
-        time.sleep(kaggle_client.PAUSE)
+           *run_twice("kernels", "output", kernel, "-p", str(folder), "--force", patience=PATIENCE))
 
 
 def answer(what: str, code: int, out: str, err: str) -> str:
-    """stdout of a call that ended well, else OperationError."""
+    """stdout of a call that succeeded, else OperationError."""
     if code == 0:
         return out
     if NO_CREDENTIALS.search(out + err) or TROUBLE.search(err) or proxy_fault(err or out):
         raise OperationError(f"{what}: {explain(out, err)}")
     if ABSENT.search(out + err):
-        raise OperationError(f"{what}: Kaggle denies it: it does not exist, or the credentials are not its owner's; "
+        raise OperationError(f"{what}: does not exist on Kaggle, or your credentials are not its owner's; "
                              "check kernel.owner, kernel.title and kaggle.competition, and that the competition's "
                              f"rules are accepted ({last_words(out, err)})")
     raise OperationError(f"{what}: {last_words(out, err)}")

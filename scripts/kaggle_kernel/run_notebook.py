@@ -1,8 +1,8 @@
-"""Executes a notebook as Kaggle does, cell after cell in a Jupyter kernel, and keeps it with its outputs.
+"""Executes a notebook as Kaggle does, cell by cell in a Jupyter kernel, and saves it with its outputs.
 
     python scripts/kaggle_kernel/run_notebook.py kernel.ipynb executed.ipynb      # prints what the cells print
 
-Knows nothing of the project: `kernel.py test` runs it where the kernel runs.
+Imports nothing of the project: `kernel.py test` runs it where the project's modules are not installed.
 """
 import argparse
 import sys
@@ -13,7 +13,7 @@ from nbclient.exceptions import CellExecutionError
 
 
 def execute(source: str, target: str) -> int:
-    """-> exit code: 1 where a cell raised; its traceback is on stderr then."""
+    """-> exit code, 1 if a cell raised; then its traceback is on stderr."""
     notebook = nbformat.read(source, as_version=4)
     client = NotebookClient(notebook, timeout=None, kernel_name="python3", on_cell_executed=show,
                             extra_arguments=["--log-level=ERROR"])  # it warns that its sockets are not encrypted

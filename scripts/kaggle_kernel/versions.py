@@ -1,4 +1,4 @@
-"""The Python that `kernel.py test` runs the kernel with: this one, or one with the package versions of Kaggle's image.
+"""Chooses the Python that runs the kernel in `kernel.py test`: this one, or one with Kaggle's package versions.
 
     python = python_for("kaggle", Path("build"))
 """
@@ -21,12 +21,12 @@ print(f"Python {platform.python_version()}", *(f"{name} {version(name)}" for nam
 
 
 def python_for(versions: str | None, build: Path) -> str:
-    """The path of a Python. Its packages are installed into `build` on first use, and used again after that."""
+    """The path of a Python. On first use its packages are installed into `build`."""
     if versions is None:
         return sys.executable
     folder = (build / "kaggle-image").absolute()
     python = folder / "bin/python"
-    mark = folder / "pins.txt"  # written last: an installation that was interrupted has none
+    mark = folder / "pins.txt"  # written last, so an interrupted installation is repeated
     if not mark.exists() or mark.read_text(encoding="utf-8") != PINS.read_text(encoding="utf-8"):
         install(folder, base_python())
         shutil.copyfile(PINS, mark)
@@ -35,27 +35,27 @@ def python_for(versions: str | None, build: Path) -> str:
 
 
 def base_python() -> str:
-    """Python 3.12, where it is installed, else this one."""
+    """Python 3.12 if it is installed, else this one."""
     wanted = shutil.which(PYTHON)
-    # a shim may be there without the Python, and Debian's Python without venv
+    # it may be a shim without a Python, or Debian's Python without venv
     if wanted and subprocess.run([wanted, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
         return wanted
     here = ".".join(map(str, sys.version_info[:2]))
-    print(f"{'!' * 20} no {PYTHON} is found: running under this Python {here}, which is not that of Kaggle's image",
+    print(f"{'!' * 20} {PYTHON} not found: running under Python {here}, which differs from Kaggle's image",
           flush=True)
     return sys.executable
 
 
 def install(folder: Path, base: str) -> None:
-    """A virtual environment with the pinned packages, from nothing."""
-    print(f"versions of Kaggle's image are not installed here yet: once, {SIZE}, into {folder}", flush=True)
+    """Makes a new virtual environment with the pinned packages."""
+    print(f"versions of Kaggle's image: installing them into {folder}, only this once ({SIZE})", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     step([base, "-m", "venv", folder])
     step([folder / "bin/python", "-m", "pip", "install", "-q", "-r", PINS])
 
 
 def step(command: list[str | Path]) -> str:
-    """What a command prints; OperationError with its last line where it fails."""
+    """stdout of a command; OperationError with its last line if it fails."""
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         last = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]

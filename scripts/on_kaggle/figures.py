@@ -1,4 +1,4 @@
-"""The notebook's pictures, as matplotlib figures: what is attached, what is learned, what comes out.
+"""The notebook's pictures, as matplotlib figures: inputs, training, predictions.
 
     from on_kaggle import figures as show
     show.pairs(job)     # as the last expression of a cell; `job` is what main.start() returns
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot: the notebook shows a cell's figure by itself
+from matplotlib.figure import Figure  # not pyplot: the notebook displays a cell's figure itself
 
 from augment import sample_xray_params, xray_alpha_dense
 from core import checkpoint
@@ -38,21 +38,21 @@ def test_images(job: Job, count: int = 4) -> Figure:
 def pairs(job: Job, count: int = 3) -> Figure | None:
     """Training pairs: photograph, the file's alpha, and two draws of the dense target made from both."""
     if not pairs_tables(job.inputs):
-        return print("no pairs CSV among the inputs: attach one to see its dense targets here")
+        return print("no pairs CSV attached; attach one to see its dense targets here")
     cfg, rows = job.config(), []
     for index, pair in enumerate(read_pairs(find_splits(job.inputs, job.scratch, cfg.data.val_share)[0], count)):
         rgb, alpha = read_pair(pair, cfg.data.size)
         draws = [generator(cfg.seed, Purpose.NOTEBOOK, index, draw) for draw in range(2)]
         targets = [xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng) for rng in draws]
         rows.append((pair.image_path.name, [rgb, alpha, *targets]))
-    return grid(rows, ["photograph", "alpha of the file", "dense target", "another draw of it"])
+    return grid(rows, ["photograph", "the file's alpha", "dense target", "another draw"])
 
 
 def curves(job: Job) -> Figure | None:
-    """Error and loss terms over the epochs: of the training just done, else of the one that made the weights."""
+    """Error and loss terms by epoch: of this training, else of the run that made the weights."""
     runs = [path for path in (job.config().train.out_dir / "metrics.csv", job.bundle / "metrics.csv") if path.exists()]
     if not runs:
-        return print("no epoch was finished: there is no curve to draw")
+        return print("no finished epoch, so no curve to draw")
     with runs[0].open(newline="", encoding="utf-8") as file:
         return draw_curves([{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)])
 
@@ -61,7 +61,7 @@ def validation(job: Job) -> Figure | None:
     """The last epoch's validation samples: rgb, truth, prediction, error."""
     sheets = job.config().train.out_dir / "samples"
     if not sheets.is_dir():
-        return print("no epoch was finished: there are no samples to show")
+        return print("no finished epoch, so no samples to show")
     sheet = read_rgb(list_images(sheets)[0][-1])
     figure = Figure(figsize=(11, 11 * sheet.shape[0] / sheet.shape[1]), dpi=130)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -71,12 +71,12 @@ def validation(job: Job) -> Figure | None:
 
 
 def weights(path: Path) -> None:
-    """What a checkpoint says of itself, beside what its validation can be compared with."""
+    """Prints a checkpoint's epoch and metrics, with the values to compare them to."""
     metrics = checkpoint.load(path).get("metrics", {})
-    print(f"{path.name}: {'epoch {epoch:.0f}'.format(**metrics) if 'epoch' in metrics else 'no word of its training'}")
+    print(f"{path.name}: {'epoch {epoch:.0f}'.format(**metrics) if 'epoch' in metrics else 'epoch unknown'}")
     for name, meaning in (("val_mse_dense", "MSE against dense alphas of the validation set"),
-                          ("val_floor", "what no model can beat on it"), ("val_constant", "the best constant"),
-                          ("val_mse", "MSE against the alphas as they are in the files")):
+                          ("val_floor", "no model can be better on it"), ("val_constant", "the best constant"),
+                          ("val_mse", "MSE against the files' own alphas")):
         if name in metrics:
             print(f"  {name:<14} {metrics[name]:.4f}   {meaning}")
 

@@ -1,4 +1,4 @@
-"""What is attached to the kernel, found by looking: names and places under /kaggle/input differ from run to run.
+"""Finds what is attached to the kernel: names and folders under /kaggle/input differ from run to run.
 
     bundle = find_bundle(Path("/kaggle/input"), settings)
     images, sample = find_test_set(Path("/kaggle/input"), "a-competition", bundle)
@@ -12,16 +12,16 @@ from submission.competition_files import find_pairs, find_samples, find_test_ima
 
 
 def find_bundle(inputs: Path, settings: dict) -> Path:
-    """The folder of this build's data set, every file checked against SHA256SUMS."""
+    """The folder of this build's data set, with every file checked against SHA256SUMS."""
     folders = [path.parent for source in mounted(inputs) for path in sorted(source.rglob("SHA256SUMS"))]
     found = [folder for folder in folders if file_sha256(folder / "SHA256SUMS") == settings["sums"]]
     if not found:
-        what = "is attached in another version than this kernel was built with" if folders else "is not attached"
+        what = "is attached in another version than the one built with this kernel" if folders else "is not attached"
         raise UserError(f"{settings['dataset']}: the data set of weights and settings {what}; {attached(inputs)}")
     for line in (found[0] / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         expected, name = line.split("  ", 1)
         if not (found[0] / name).is_file() or file_sha256(found[0] / name) != expected:
-            raise UserError(f"{found[0] / name}: missing or damaged; upload the data set again (make kernel-push)")
+            raise UserError(f"{found[0] / name}: missing or damaged; upload the data set again with `make kernel-push`")
     return found[0]
 
 
@@ -36,7 +36,7 @@ def find_test_set(inputs: Path, competition: str | None, bundle: Path) -> tuple[
 
 
 def find_competition(inputs: Path, competition: str | None, bundle: Path) -> Path:
-    """The competition's folder: by its name; else the one with a sample submission; else the only one."""
+    """The competition's folder: by name; else the one with a sample submission; else the only one without pairs."""
     others = [folder for folder in mounted(inputs) if not bundle.resolve().is_relative_to(folder.resolve())]
     for fits in (lambda folder: (folder.parent.name, folder.name) == ("competitions", competition),
                  lambda folder: folder.name == competition, find_samples, lambda folder: not pairs_tables(folder)):
@@ -55,15 +55,15 @@ def find_splits(inputs: Path, scratch: Path, val_share: float) -> tuple[Path, Pa
             return path, path.with_name("val.csv")
     if not tables:
         raise UserError("no CSV with the columns image_path,alpha_path to train on; add a data set of pairs to "
-                        f"kernel-metadata.json's dataset_sources; {attached(inputs)}")
+                        f"dataset_sources in kernel-metadata.json; {attached(inputs)}")
     write_splits(scratch, [split_by_name(find_pairs(*mounted(inputs)), val_share)])
     return scratch / "splits/train.csv", scratch / "splits/val.csv"
 
 
 def mounted(inputs: Path) -> list[Path]:
-    """The attached sources' folders; Kaggle mounts them at the top or under competitions/ and datasets/<owner>/.
+    """The attached sources' folders: directly in `inputs`, or under competitions/ or datasets/<owner>/.
 
-    A source that can be seen in both places is listed once, by its own path rather than a link to it.
+    A source that is visible in two places is listed once, by its own path rather than by a link.
     """
     places = [*inputs.glob("*"), *inputs.glob("competitions/*"), *inputs.glob("datasets/*/*")]
     shelves = inputs / "competitions", inputs / "datasets"
@@ -73,7 +73,7 @@ def mounted(inputs: Path) -> list[Path]:
 
 
 def attached(inputs: Path) -> str:
-    """What is in `inputs`, for messages."""
+    """The contents of `inputs`, for messages."""
     def size(folder: Path) -> str:
         return f"{folder.relative_to(inputs)} ({sum(path.is_file() for path in folder.rglob('*'))} files)"
 

@@ -1,4 +1,4 @@
-"""What the kernel does on Kaggle: looks around, trains if asked to, infers, leaves a valid submission.csv.
+"""The kernel's run on Kaggle: finds its inputs, trains if asked to, predicts, checks submission.csv.
 
     job = start(SETTINGS)               # the notebook's cells call these one by one, main() all of them
     predict(job, train(job))
@@ -17,27 +17,28 @@ from types import MappingProxyType
 from core import cli
 from core.config import Config, as_overrides, load_config
 from core.errors import UserError
+from core.redact import without_secrets
 from imaging.images import read_shapes
 from infer import infer, ordered_images
 from on_kaggle.inputs import find_bundle, find_splits, find_test_set
 from on_kaggle.training import best_checkpoint, process_count, run_training, train_to_the_end
 from submission.check import validate
 
-# A GPU may be there and yet compute nothing: Kaggle's P100s are too old for its image's torch.
+# A GPU may be present but unusable: Kaggle's P100s are too old for its image's torch.
 GPU_TRIAL = ("import torch; x = torch.ones(1, 1, 8, 8, device='cuda'); "
              "torch.nn.functional.conv2d(x, x[..., :3, :3]).sum().item()")
-# What inference may take, left free when training stops: seconds per image, and a share of kernel.max_hours.
+# Time reserved for inference when training stops: seconds per image, and a share of kernel.max_hours.
 SECONDS_PER_IMAGE = {"cuda": 1, "cpu": 20}
 SPARE = 0.1
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run, once it has looked around."""
-    bundle: Path              # the data set that was built with the kernel
-    inputs: Path              # all that is attached, read-only
-    scratch: Path             # for what is not a result
-    overrides: tuple[str, ...]  # this machine's paths, and what was changed in the notebook
+    """One run and the inputs that it found."""
+    bundle: Path              # the data set built with the kernel
+    inputs: Path              # everything attached, read-only
+    scratch: Path             # for files that are not results
+    overrides: tuple[str, ...]  # this machine's paths, and the notebook's changes
     device: str               # cuda | cpu
     started: float            # time.monotonic() at the beginning
 
@@ -47,7 +48,7 @@ class Job:
 
 
 def main(settings: dict) -> None:
-    """A whole run; ends the process as every command of the project does."""
+    """A whole run, with the exit codes and error lines of the project's other commands."""
     cli.run(lambda: run(settings))
 
 
@@ -58,12 +59,13 @@ def run(settings: dict) -> None:
 
 
 def start(settings: dict, changes: Mapping[str, object] = MappingProxyType({})) -> Job:
-    """Finds device, data set and test images; UserError lists what is attached if anything lacks.
+    """Finds device, data set and test images; UserError lists what is attached if something is missing.
 
-    `settings`: bundle (this build's name), dataset (owner/slug), sums (SHA-256 of that data set's SHA256SUMS).
+    `settings`: bundle (this build's hash), dataset (owner/slug), sums (SHA-256 of that data set's SHA256SUMS).
     `changes`: settings that differ from the data set's, as `section.key`.
     """
     started = time.monotonic()
+    screen()
     print(f"bundle  {settings['bundle']}", flush=True)
     device = usable_device()
     root = Path(os.environ.get("KERNEL_ROOT", "/kaggle"))
@@ -79,8 +81,18 @@ def start(settings: dict, changes: Mapping[str, object] = MappingProxyType({})) 
     return job
 
 
+def screen() -> None:
+    """From here on nothing that the cells print holds a credential; nor do their tracebacks, which Jupyter sends."""
+    cli.screen()
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell:
+        send = shell._showtraceback
+        shell._showtraceback = lambda kind, error, lines: send(kind, without_secrets(str(error)),
+                                                               [without_secrets(line) for line in lines])
+
+
 def usable_device() -> str:
-    """cuda or cpu; tried in a process of its own, before this one touches CUDA."""
+    """cuda or cpu; tried in a child process, before this one touches CUDA."""
     trial = subprocess.run([sys.executable, "-c", GPU_TRIAL], capture_output=True, text=True)
     if trial.returncode == 0:
         return "cuda"
@@ -91,21 +103,22 @@ def usable_device() -> str:
 
 
 def train(job: Job) -> Path:
-    """Trains on the attached pairs, on all GPUs, for as long as inference can spare -> the checkpoint to infer with.
+    """Trains on the attached pairs, on all GPUs, leaving time for inference -> the checkpoint to infer with.
 
-    A training that fails or is killed is started once more; after that its best epoch has to do.
+    A training that fails or is killed is restarted once; if it fails again, its best epoch so far is used.
     """
     cfg = job.config()
     limit = cfg.kernel.max_hours * 3600
     reserve = len(ordered_images(cfg)) * SECONDS_PER_IMAGE[job.device] + SPARE * limit
     seconds = limit - (time.monotonic() - job.started) - reserve
     if seconds <= 0:
-        raise UserError("kernel.max_hours leaves no time to train before inference; raise it, or set kernel.mode=infer")
+        raise UserError("kernel.max_hours leaves no time for training before inference; raise it, or set "
+                        "kernel.mode=infer")
     seconds = min(seconds, (cfg.train.max_hours or limit) * 3600)
     train_csv, val_csv = find_splits(job.inputs, job.scratch, cfg.data.val_share)
     weights = job.bundle / "weights.pth"
     places = as_overrides({"data.train_csv": train_csv, "data.val_csv": val_csv,
-                        "model.weights": weights if weights.exists() else None})
+                           "model.weights": weights if weights.exists() else None})
     processes = process_count(cfg.kernel.processes, job.device)
     end = time.monotonic() + seconds
 
@@ -119,12 +132,12 @@ def train(job: Job) -> Path:
 
 
 def predict(job: Job, weights: Path) -> None:
-    """The test images -> submission.csv. On one GPU: reading and encoding images take about as long as the network."""
+    """The test images -> submission.csv, on one GPU: reading and encoding images take as long as the network."""
     infer(job.config({"infer.weights": weights}))
 
 
 def finish(job: Job) -> None:
-    """Holds the finished submission against the test images."""
+    """Checks the finished submission against the test images."""
     cfg = job.config()
     shapes = read_shapes(ordered_images(cfg))
     rows = validate(cfg.infer.submission, list(shapes), shapes)

@@ -1,4 +1,4 @@
-"""A zip from elsewhere -> a folder, or nothing.
+"""Unpacks a downloaded zip into a folder, completely or not at all.
 
     unpack(Path("data/competition/titanic.zip"), Path("data/competition/titanic"))
 """
@@ -11,18 +11,18 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from core.errors import OperationError
 from core.files import discard, written_folder
 
-# Images hardly compress and tables do so tenfold, zeros a thousandfold: what unpacks to more than this is a bomb.
+# Images hardly compress, tables tenfold, zeros a thousandfold: anything above this is a zip bomb.
 ALWAYS_ALLOWED, MOST_EXPANSION = 2**30, 20  # bytes; times the archive's size
 
 
 def unpack(archive: Path, folder: Path, fetched: bool = True) -> None:
     """Replaces `folder` by the archive's content.
 
-    OperationError where the archive is damaged or would write elsewhere, make links or fill the disk; all that was
-    unpacked of it is then removed, and so is it itself, if it was `fetched` by this command. UserError where the folder
-    holds what is not of an archive.
+    OperationError if the archive is damaged or would write elsewhere, make links or fill the disk; then everything
+    unpacked is removed, and the archive too if this command `fetched` it. UserError if the folder holds files that are
+    not from an archive.
     """
-    removed = "removed" if fetched else "left there: delete it"
+    removed = "removed" if fetched else "not removed, so delete it"
     try:
         with zipfile.ZipFile(archive) as content:
             members = content.infolist()
@@ -47,7 +47,7 @@ def unpack(archive: Path, folder: Path, fetched: bool = True) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         if fetched:
             discard(archive)
-        raise OperationError(f"{archive}: {removed}, not a whole zip archive ({error}); run the command again"
+        raise OperationError(f"{archive}: {removed}, not a complete zip archive ({error}); run the command again"
                              ) from None
 
 
@@ -55,7 +55,7 @@ def misplaced(member: zipfile.ZipInfo) -> str | None:
     """Why a member must not be written, or None."""
     posix, windows = PurePosixPath(member.filename), PureWindowsPath(member.filename)
     if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-        return f"{member.filename} leads outside the archive's folder"
+        return f"{member.filename} points outside the archive's folder"
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return f"{member.filename} is a link or a device"
     return None

@@ -1,8 +1,8 @@
-"""Source competition: what Kaggle gives out for kaggle.competition, laid out as data/test_dataset/orig_1024.
+"""Source competition: downloads the files of kaggle.competition; test images go to data/test_dataset/orig_1024.
 
     python scripts/get_data.py data.source=competition kaggle.competition=<slug>
 
-The archive stays in data/competition/: a broken download goes on where it was, an unchanged one is not repeated.
+The archive stays in data/competition/, so an interrupted download resumes and an unchanged one is not repeated.
 """
 import filecmp
 import shutil
@@ -24,7 +24,7 @@ def fetch(cfg: Config) -> Split:
     slug = cfg.kaggle.competition
     if slug is None:
         raise UserError("kaggle.competition is not set: give the last part of the competition's address, "
-                        "kaggle.competition=<slug>, or take another source: SOURCE=magick, or SOURCE=synthetic, "
+                        "kaggle.competition=<slug>, or use another source: SOURCE=magick, or SOURCE=synthetic, "
                         "which needs no network")
     if cfg.data.solution_csv.exists():
         raise UserError(f"{cfg.data.test_dir.parent}: holds a synthetic test set; remove it or change data.root")
@@ -38,15 +38,15 @@ def fetch(cfg: Config) -> Split:
     split = split_by_name(find_pairs(home / slug), cfg.data.val_share)
     beside = f"with {sample.name}" if sample else "no sample submission"
     found = (f"{len(split['train'])} training and {len(split['val'])} validation pairs" if split["train"] else
-             "no training pairs among the competition's files; magick or csv brings some")
+             "no training pairs among the competition's files; get some from magick or csv")
     print(f"{cfg.data.test_dir}: {len(images)} test images, {beside}; {found}")
     return split
 
 
 def download(slug: str, folder: Path) -> tuple[Path, bool]:
-    """The competition's archive, fetched by the Kaggle client, which resumes what was interrupted.
+    """Fetches the competition's archive with the Kaggle client, which resumes -> (archive, whether it was fetched).
 
-    And whether it was: one that was there already may be the user's.
+    An archive that was already there may be the user's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{slug}.zip"
@@ -59,16 +59,17 @@ def download(slug: str, folder: Path) -> tuple[Path, bool]:
 
         read_kaggle("competitions", "download", slug, "--path", str(folder), "--quiet", progress=progress)
     if not archive.exists():
-        raise OperationError(f"{folder}: the Kaggle client left no {archive.name} there")
+        raise OperationError(f"{folder}: the Kaggle client did not download {archive.name}; run the same command again")
     now = archive.stat()
     return archive, before is None or (before.st_mtime_ns, before.st_size) != (now.st_mtime_ns, now.st_size)
 
 
 def lay_out(images: list[Path], test_dir: Path) -> None:
-    """Copies of the images as `test_dir`, which appears whole. UserError where other images would be lost."""
+    """Copies the images to `test_dir`, all or none. UserError if other images would be lost."""
     foreign = {path.name for path in test_dir.glob("*")} - {path.name for path in images}
     if foreign:
-        raise UserError(f"{test_dir / min(foreign)}: is not of this competition; move it or choose another data.root")
+        raise UserError(f"{test_dir / min(foreign)}: does not belong to this competition; move it or choose "
+                        "another data.root")
     sources = {path.name: path for path in images}
     with written_folder(test_dir, lambda name: filecmp.cmp(sources[name], test_dir / name, shallow=False)) as part:
         for path in images:

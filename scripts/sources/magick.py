@@ -3,7 +3,7 @@
     python scripts/get_data.py data.source=magick data.magick.limit=2000
 
 Each RGBA image becomes an alpha and an rgb on a plain background; the download itself (200 GB for all) is not kept.
-Interrupted at any moment, the same command goes on; a larger limit adds to what is there.
+After an interruption run the same command again to resume. A larger limit adds to what is there.
 """
 import contextlib
 import csv
@@ -31,10 +31,10 @@ INDEX = "magick_index.tsv"
 SIDE = 1024  # pixels
 PAGE_ID = re.compile(r"[A-Za-z0-9_-]{3,}")  # it becomes part of a path
 SAFE = {"0", "0.0", "False"}  # values of the index's column nsfw
-MOST_UNUSABLE = 0.05  # share of images that may be left out before this is taken for something else than MAGICK
-LOOKED_AT = 100  # alphas read for the line that says how binary they are
-RAW = re.compile(r"images/[\w-]{2}/[\w-]+\.png|\.cache/.*")  # what the hub's client makes in the folder of downloads
-PART = re.compile(r"\.[\w-]+\.\w+\.\d{1,9}\.part\.png")     # half a file of write_image()
+MOST_UNUSABLE = 0.05  # share of unusable images above which this cannot be MAGICK
+LOOKED_AT = 100  # alphas read to print how binary they are
+RAW = re.compile(r"images/[\w-]{2}/[\w-]+\.png|\.cache/.*")  # what the hub's client writes into the download folder
+PART = re.compile(r"\.[\w-]+\.\w+\.\d{1,9}\.part\.png")     # a partial file of write_image()
 
 
 class Unusable(Exception):
@@ -42,7 +42,7 @@ class Unusable(Exception):
 
 
 def fetch(cfg: Config) -> Split:
-    """The pairs of data.magick.limit images, fetched as far as they are missing."""
+    """The pairs of data.magick.limit images; fetches those that are missing."""
     wanted, folder = cfg.data.magick, cfg.data.root / "magick"
     backgrounds = background_files(cfg)
     keep_background(folder, f"{wanted.background} {cfg.data.backgrounds_dir or ''}".strip())
@@ -54,7 +54,7 @@ def fetch(cfg: Config) -> Split:
         raise OperationError(f"{wanted.repo}: no usable image among {len(chosen)}; {next(iter(left_out.values()))}")
     split = split_by_name(pairs, cfg.data.val_share)
     print(f"{folder}: {len(split['train'])} training and {len(split['val'])} validation pairs, {len(left_out)} images "
-          f"left out; {soft_share(pairs):.1%} of the alphas' pixels lie in (.05,.95)")
+          f"left out; {soft_share(pairs):.1%} of the alphas' pixels are in (.05,.95)")
     return split
 
 
@@ -67,11 +67,11 @@ def background_files(cfg: Config) -> list[Path]:
 
 
 def keep_background(folder: Path, background: str) -> None:
-    """Notes what the pairs stand on. UserError when those already there stand on something else."""
+    """Records the pairs' background. UserError if the existing pairs have another one."""
     note = folder / "background.txt"
     if note.exists() and (there := note.read_text(encoding="utf-8")) != background:
-        raise UserError(f"{folder}: its pairs were made with data.magick.background={there}; remove the folder to make "
-                        "them anew")
+        raise UserError(f"{folder}: its pairs were made with data.magick.background={there}; delete the folder to make "
+                        "them again")
     if not note.exists():
         with written_whole(note) as part:
             part.write_text(background, encoding="utf-8")
@@ -87,16 +87,16 @@ def choose(index: Path, seed: int, wanted: Magick) -> list[str]:
         page_ids = []
     if not page_ids:
         discard(index)
-        raise OperationError(f"{index}: removed, no index with columns page_id and nsfw; is data.magick.repo right?")
+        raise OperationError(f"{index}: removed, not an index with columns page_id and nsfw; check data.magick.repo")
     return sorted(page_ids, key=lambda page_id: hash_share(f"{seed} {page_id}"))[:wanted.limit]
 
 
 def fetch_missing(hub: Hub, folder: Path, chosen: Sequence[str], wanted: Magick, backgrounds: Sequence[Path]) -> dict:
-    """Makes the pairs that are not there yet -> {page id: why} of those left out."""
+    """Makes the missing pairs -> {page id: why} of those left out."""
     remove_leftovers(folder)
     missing = [page_id for page_id in chosen if not all(path.exists() for path in pair_files(folder, page_id))]
     left_out = {}
-    pool = ThreadPoolExecutor(wanted.workers)  # waits for the network, decodes and encodes: all without the GIL
+    pool = ThreadPoolExecutor(wanted.workers)  # network, decoding and encoding all release the GIL
     try:
         futures = {pool.submit(make_pair, hub, folder, page_id, wanted.background, backgrounds): page_id
                    for page_id in missing}
@@ -109,16 +109,16 @@ def fetch_missing(hub: Hub, folder: Path, chosen: Sequence[str], wanted: Magick,
                 bar.write(f"left out {futures[future]}: {reason}")
             if len(left_out) > 5 + MOST_UNUSABLE * len(chosen):
                 raise OperationError(f"{wanted.repo}: {len(left_out)} images are unusable, the last: "
-                                     f"{list(left_out.values())[-1]}; is data.magick.repo right?")
+                                     f"{list(left_out.values())[-1]}; check data.magick.repo")
     finally:
         pool.shutdown(cancel_futures=True)
-    with contextlib.suppress(UserError):  # what else is there stays
+    with contextlib.suppress(UserError):  # other files stay
         remove_folder(folder / "raw", RAW.fullmatch)
     return left_out
 
 
 def remove_leftovers(folder: Path) -> None:
-    """What a killed run left half written; whole downloads stay and are used."""
+    """Removes partial files of a killed run; complete downloads stay and are used."""
     for pattern in ("raw/.cache/**/*.incomplete", "images/.*.part.*", "alphas/.*.part.*"):
         for path in folder.glob(pattern):
             if path.suffix == ".incomplete" or PART.fullmatch(path.name):
@@ -130,7 +130,7 @@ def pair_files(folder: Path, page_id: str) -> tuple[Path, Path]:
 
 
 def make_pair(hub: Hub, folder: Path, page_id: str, background: str, backgrounds: Sequence[Path]) -> None:
-    """Downloads one image, writes its rgb and its alpha, removes the download. Unusable says why there is no pair."""
+    """Downloads one image, writes its rgb and alpha, removes the download. Unusable says why there is no pair."""
     try:
         raw = hub.download(f"images/{page_id[:2]}/{page_id}.png", folder / "raw")
     except NotThere:
@@ -138,7 +138,7 @@ def make_pair(hub: Hub, folder: Path, page_id: str, background: str, backgrounds
     try:
         rgba = read_rgba(raw)
         rgb_path, alpha_path = pair_files(folder, page_id)
-        if not alpha_path.exists():  # a run that was killed between the two has left it
+        if not alpha_path.exists():  # a run may have been killed between the two
             write_image(alpha_path, rgba[..., 3])
         if not rgb_path.exists():
             write_image(rgb_path, on_background(rgba, page_id, background, backgrounds))
@@ -147,7 +147,7 @@ def make_pair(hub: Hub, folder: Path, page_id: str, background: str, backgrounds
 
 
 def read_rgba(path: Path) -> np.ndarray:
-    """(1024,1024,4) uint8. Unusable when the file is anything else, or its alpha is the same everywhere."""
+    """(1024,1024,4) uint8. Unusable if the file is anything else, or its alpha is constant."""
     try:
         with Image.open(path) as image:
             if (image.format, image.mode, image.size) != ("PNG", "RGBA", (SIDE, SIDE)):
@@ -164,7 +164,7 @@ def read_rgba(path: Path) -> np.ndarray:
 
 
 def on_background(rgba: np.ndarray, page_id: str, background: str, backgrounds: Sequence[Path]) -> np.ndarray:
-    """(H,W,3) uint8: the object before the background that its page id chooses; `none`: its colours as stored."""
+    """(H,W,3) uint8: the object on a background chosen by its page id; `none`: its colours as stored."""
     if background == "none":
         return rgba[..., :3]
     rng = generator(Purpose.MAGICK_BACKGROUND, int(hash_share(page_id) * 2**48))
@@ -180,7 +180,7 @@ def on_background(rgba: np.ndarray, page_id: str, background: str, backgrounds: 
 
 
 def soft_share(pairs: Sequence[tuple[Path, Path]]) -> float:
-    """Share of pixels in (.05,.95), of LOOKED_AT alphas: the fewer, the more binary they are."""
+    """Share of pixels in (.05,.95) over LOOKED_AT alphas: the lower, the more binary."""
     def shares() -> Iterator[float]:
         for _, path in pairs[:LOOKED_AT]:
             alpha = read_alpha(path)

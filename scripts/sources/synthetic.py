@@ -29,7 +29,7 @@ from scenes.scene import contact_sheet, draw_pair
 from submission.submission_csv import SubmissionWriter, read_rows
 
 SHEET_SIDE = 160  # pixels, of each picture on the sheet of all families
-# Where each split's scenes begin, so that no scene changes sides when a split grows.
+# The first scene of each split: far apart, so no scene changes split when one grows.
 FIRST_SCENE = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 EARLIER = re.compile(r"(images|alphas)/\d{5}_\w+\.(jpg|png)")  # what save_pair() writes
 
@@ -38,7 +38,7 @@ def fetch(cfg: Config) -> Split:
     """Pairs of cfg.data.synthetic.size and 1024² test images with their solution, drawn on all cores."""
     started, wanted, root, test_dir = time.perf_counter(), cfg.data.synthetic, cfg.data.root, cfg.data.test_dir
     if test_dir.exists() and not cfg.data.solution_csv.exists():
-        raise UserError(f"{test_dir}: holds another test set; choose a data.root of its own")
+        raise UserError(f"{test_dir}: holds another test set; choose another data.root")
     earlier = earlier_test_set(cfg)
     may_empty(test_dir, earlier)
     refuse_foreign_solution(cfg)
@@ -65,7 +65,7 @@ def fetch(cfg: Config) -> Split:
 
 
 def earlier_test_set(cfg: Config) -> Callable[[str], bool]:
-    """What tells the files of a test set that was drawn before its folder got a list of them: the solution's names."""
+    """Recognises the files of a test set drawn before folders kept a list of them, by the solution's names."""
     solution, test_dir = cfg.data.solution_csv, cfg.data.test_dir
     if not solution.exists() or not same_place(solution.parent, test_dir.parent):
         return lambda name: False
@@ -74,7 +74,7 @@ def earlier_test_set(cfg: Config) -> Callable[[str], bool]:
 
 
 def refuse_foreign_solution(cfg: Config) -> None:
-    """UserError where data.solution_csv is not the default and not the solution of the test set that is there."""
+    """UserError if data.solution_csv is not the default and belongs to another test set than the existing one."""
     solution, test_dir = cfg.data.solution_csv, cfg.data.test_dir
     if not solution.exists() or same_place(solution, cfg.data.root / "test_dataset/solution.csv"):
         return
@@ -109,10 +109,10 @@ def parallel(draw: Callable, count: int, name: str) -> Iterator:
             yield from tqdm(pool.map(draw, range(count)), f"drawing {name}", count, unit="image", disable=None,
                             leave=False)
     except BrokenProcessPool:
-        raise OperationError("a process that draws was killed (often no memory was left); run the same command again"
+        raise OperationError("a drawing process was killed (often out of memory); run the same command again"
                              ) from None
 
 
 def start_worker() -> None:
     cv2.setNumThreads(1)  # the processes share the cores already
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the main process handles Ctrl-C

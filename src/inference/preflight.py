@@ -7,8 +7,7 @@ from pathlib import Path
 from core.config import Config, sample_submission
 from core.distributed import World
 from core.errors import UserError
-from core.files import may_write, no_input, same_place
-from core.outputs import check_file, check_folder
+from core.outputs import check_file, check_folder, may_write, no_input, same_place
 from imaging.images import read_rgb, read_shape
 from submission.submission_csv import is_submission
 

@@ -1,1 +1,1 @@
-"""What submit.py is made of: submission.csv, the competition's files, the Kaggle client, the leaderboard."""
+"""The parts of submit.py: submission.csv, the competition's files, the Kaggle client, the leaderboard."""

@@ -1,4 +1,4 @@
-"""Is a submission valid, and how good is it? Its names and sizes against the test set, its alphas against a solution.
+"""Validates a submission (names and sizes against the test set) and scores it against a solution.
 
     validate("submission.csv", ["1", "2"], (1024, 1024))     # -> 2 rows
     score("submission.csv", "solution.csv")                  # -> MSE on [0,1]
@@ -17,18 +17,16 @@ from submission.submission_csv import decode_row, read_alphas, read_hosted, read
 
 def validate(path: str | Path, names: Sequence[str],
              size: tuple[int, int] | Mapping[str, tuple[int, int]] | None) -> int:
-    """Checks a submission against the test set's names and sizes (H,W), one for all or by name -> number of rows.
+    """Checks a submission against the test set's names and sizes -> number of rows.
 
-    size None: the sizes are not known.
-
-    UserError names the first row that is wrong.
+    size: (H,W), one for all or by name; None if unknown. UserError names the first wrong row.
     """
     expected, seen = set(names), set()
     for line, name, alpha in read_alphas(path):
         if name in seen:
             raise UserError(f"{path} line {line}: {name} is there twice")
         if name not in expected:
-            raise UserError(f"{path} line {line}: {name} is not a test image; names carry no extension")
+            raise UserError(f"{path} line {line}: {name} is not a test image; names must have no extension")
         shape = size[name] if isinstance(size, Mapping) else size or alpha.shape
         if alpha.shape != tuple(shape):
             raise UserError(f"{path} line {line} ({name}): is {alpha.shape[1]}×{alpha.shape[0]} instead of "
@@ -42,14 +40,14 @@ def validate(path: str | Path, names: Sequence[str],
 
 
 def score(path: str | Path, solution_path: str | Path) -> float:
-    """MSE on [0,1], the mean over the solution's images. Rows may stand in any order."""
+    """MSE on [0,1], the mean over the solution's images. Rows may be in any order."""
     errors = [np.mean((pred.astype(np.float32) - true) ** 2, dtype=np.float64)
               for _, pred, true in matched_alphas(path, solution_path)]
     return float(np.mean(errors)) / 255**2
 
 
 def baselines(solution_path: str | Path) -> dict[str, float]:
-    """MSE on [0,1] of the two predictions that need no model: `zero` everywhere and the best `constant`."""
+    """MSE on [0,1] of two predictions without a model: `zero` everywhere and the best `constant`."""
     moments = np.array([(np.mean(true, dtype=np.float64), np.mean(np.square(true, dtype=np.float64)))
                         for _, _, true in read_alphas(solution_path, read_hosted)])
     mean, square = moments.mean(0) / (255, 255**2)
@@ -57,7 +55,7 @@ def baselines(solution_path: str | Path) -> dict[str, float]:
 
 
 def matched_alphas(path: str | Path, solution_path: str | Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(filename, pred, true) uint8 (H,W) of each image; holds only the rows that still lack their partner."""
+    """(filename, pred, true) uint8 (H,W) of each image; keeps only rows whose partner is still to come."""
     files = (path, solution_path)
     waiting = ({}, {})
     for rows in itertools.zip_longest(read_rows(path), _solution_rows(solution_path, path)):
@@ -80,7 +78,7 @@ def matched_alphas(path: str | Path, solution_path: str | Path) -> Iterator[tupl
 
 
 def _solution_rows(solution_path: str | Path, path: str | Path) -> Iterator[tuple[int, str, str]]:
-    """The solution's rows, their names spelt as the submission's."""
+    """The solution's rows, with names spelt as in the submission."""
     listed = [name for _, name, _ in read_hosted(solution_path)]
     own = {name for _, name, _ in read_rows(path)} if any(Path(name).suffix for name in listed) else listed
     for (line, _, text), name in zip(read_hosted(solution_path), as_stems(listed, own), strict=True):
@@ -88,9 +86,9 @@ def _solution_rows(solution_path: str | Path, path: str | Path) -> Iterator[tupl
 
 
 def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
-    """The test images in the order of the sample submission. UserError where the two differ.
+    """The test images in the order of the sample submission. UserError if the two differ.
 
-    An image that it does not name and that cannot be read is none.
+    A file that it does not name and that cannot be read as an image is left out.
     """
     listed = [name for _, name, _ in read_hosted(sample)]
     known = {*listed, *map(bare_name, listed)}
@@ -99,10 +97,10 @@ def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
         print(f"note: {path} is not in {sample} and cannot be read as an image: left out")
     names = as_stems(listed, by_name)
     if set(names) != set(by_name) or len(names) != len(by_name):
-        raise UserError(f"{sample}: its names are not those of {paths[0].parent} ({_difference(names, by_name)}); set "
-                        "data.sample_submission or infer.images to the right one")
+        raise UserError(f"{sample}: its names differ from those in {paths[0].parent} ({_difference(names, by_name)}); "
+                        "correct data.sample_submission or infer.images")
     if names != listed:
-        print(f"note: {sample} lists {listed[0]}, the submission names it {names[0]}: names carry no extension")
+        print(f"note: {sample} lists {listed[0]}; the submission calls it {names[0]}, without extension")
     return [by_name[name] for name in names]
 
 
@@ -119,7 +117,7 @@ def _difference(names: Sequence[str], stems: Collection[str]) -> str:
 
 
 def as_stems(names: Sequence[str], stems: Collection[str]) -> list[str]:
-    """`names` as `stems` spells them: without folder and extension, where only that makes the two sets agree."""
+    """`names` as `stems` spells them: without folder and extension if only then the two sets are equal."""
     bare = [bare_name(name) for name in names]
     if len(set(bare)) == len(names) and set(bare) == set(stems) != set(names):
         return bare

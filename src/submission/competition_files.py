@@ -1,4 +1,4 @@
-"""What is what among a competition's files: its sample submission, its folder of test images, its training pairs.
+"""Finds a competition's sample submission, test images and training pairs among its files.
 
     images, sample = find_test_images(folder)
 """
@@ -16,13 +16,13 @@ from submission.submission_csv import read_hosted
 
 COLUMNS = ("image_path", "alpha_path")
 ROLE = re.compile(r"(?<![A-Za-z])(?i:train|test)|Train|Test")
-LOOKS = 5  # images of a folder whose sizes are read, where its names do not decide
+LOOKS = 5  # images per folder whose sizes are read if the names do not decide
 
 Images = dict[Path, list[Path]]  # by their folder
 
 
 def find_samples(folder: Path) -> dict[Path, list[str]]:
-    """The sample submissions, wherever they are, and the names that each lists. What cannot be read is none."""
+    """The sample submissions in any folder, and the names that each lists. Unreadable files are skipped."""
     found = {}
     for path in sorted(folder.rglob("*.csv")):
         if sample_kind(path):
@@ -34,7 +34,7 @@ def find_samples(folder: Path) -> dict[Path, list[str]]:
 
 
 def sample_kind(path: Path) -> str | None:
-    """`sample` or `example`, as the file's name says; None for another file."""
+    """`sample` or `example`, from the file's name; None if it is not a sample submission."""
     name = path.stem.lower()
     kind = re.search("sample|example", name)
     # sample_submission, sampleSubmission, stage1_sample_submission, submission_example, sample_sub, stage1_sample …
@@ -44,8 +44,8 @@ def sample_kind(path: Path) -> str | None:
 def find_test_images(folder: Path) -> tuple[list[Path], Path | None]:
     """(the images of one folder, the sample submission that names them, if any).
 
-    The names decide, without a look into any image: those that a sample submission lists, then those of the folders.
-    Sizes are read only where several folders remain. OperationError lists them when that does not decide either.
+    Decided by names, first those in a sample submission, then those of the folders. Image sizes are read only if
+    several folders remain. OperationError lists the folders if that does not decide either.
     """
     images, samples = list_by_folder(folder), find_samples(folder)
     named = {place: sample for sample in reversed(samples) for place in images if agree(samples[sample], images[place])}
@@ -57,12 +57,12 @@ def find_test_images(folder: Path) -> tuple[list[Path], Path | None]:
                              "copy the right one to data.test_dir yourself")
     place, sample = places[0], named.get(places[0])
     if samples and not sample:
-        print(f"note    {next(iter(samples))} names other images than {place} holds: they go in natural order")
+        print(f"note    {next(iter(samples))} does not match the images in {place}; using natural order")
     return images[place], sample
 
 
 def list_by_folder(folder: Path) -> Images:
-    """All images, in the order of their names, by their suffixes alone."""
+    """All images, judged by suffix alone, sorted by name."""
     found = {}
     for place, inner, names in os.walk(folder):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
@@ -73,7 +73,7 @@ def list_by_folder(folder: Path) -> Images:
 
 
 def agree(names: Sequence[str], paths: Sequence[Path]) -> bool:
-    """Whether these are the images that a sample submission names. Others beside them must be readable to count."""
+    """Whether these are the images that a sample submission names. Other files count only if they are readable."""
     if len(paths) < len(names):
         return False
     known = {*names, *map(bare_name, names)}
@@ -84,7 +84,7 @@ def agree(names: Sequence[str], paths: Sequence[Path]) -> bool:
 
 
 def narrowed(places: Mapping[Path, object], images: Images, folder: Path) -> list[Path]:
-    """The folders that most look like a test set. Each question is asked only while several remain."""
+    """The folders that look most like a test set. Each question is asked only while several remain."""
     questions = (lambda place: role(place.relative_to(folder)) != "train",
                  lambda place: role(place.relative_to(folder)) == "test",
                  lambda place: mostly_test_size(images[place]),
@@ -97,7 +97,7 @@ def narrowed(places: Mapping[Path, object], images: Images, folder: Path) -> lis
 
 
 def role(place: Path) -> str | None:
-    """`train` or `test`, as the innermost folder says whose name holds one of the words alone."""
+    """`train` or `test`, from the innermost folder whose name contains just one of the two words."""
     for part in reversed(place.parts):
         words = {word.lower() for word in ROLE.findall(part)}
         if len(words) == 1:
@@ -106,26 +106,26 @@ def role(place: Path) -> str | None:
 
 
 def mostly_test_size(paths: Sequence[Path]) -> bool:
-    """Whether the competition's size is that of most of a few images; those that cannot be read do not count."""
+    """Whether most of a few sampled images have the competition's size; unreadable ones are skipped."""
     looked_at = filter(is_readable, paths[::max(1, len(paths) // LOOKS)][:LOOKS])
     fitting = [read_shape(path) == TEST_SHAPE for path in looked_at]
     return 2 * sum(fitting) > len(fitting)
 
 
 def pairs_tables(folder: Path) -> list[Path]:
-    """The pairs CSVs (image_path,alpha_path) among the files."""
+    """The pairs CSVs (image_path,alpha_path) in the folder."""
     def columns(path: Path) -> set[str]:
         try:
             with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
                 return set(csv.DictReader(file).fieldnames or ())
-        except (OSError, csv.Error):  # e.g. one that may not be read
+        except (OSError, csv.Error):  # e.g. no permission to read
             return set()
 
     return [path for path in sorted(folder.rglob("*.csv")) if set(COLUMNS) <= columns(path)]
 
 
 def find_pairs(*folders: Path) -> list[tuple[Path, Path]]:
-    """The rows of the first pairs CSV in the folders. OperationError where one leads out of all of them."""
+    """The rows of the first pairs CSV in the folders. OperationError if a row points outside of them."""
     homes = [folder.resolve() for folder in folders]
     for path in [path for folder in folders for path in pairs_tables(folder)][:1]:
         try:

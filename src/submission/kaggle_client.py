@@ -1,10 +1,11 @@
-"""The real Kaggle client, run as a checked process: its requests may hang, and its exit code 0 is not yet success.
+"""Runs the real Kaggle client as a child process, since its requests can hang and its exit code 0 is not success.
 
-    from submission.kaggle_client import read_kaggle
-    read_kaggle("competitions", "files", "titanic", "--csv")   # -> what the client prints
+    from submission.kaggle_client import ask_kaggle, read_kaggle
+    ask_kaggle("submissions", "titanic")                       # -> JSON from kaggle_api.py, as Python values
+    read_kaggle("competitions", "files", "titanic", "--csv")   # -> what the client's own command prints
 
-Credentials are the client's own affair: KAGGLE_API_TOKEN, ~/.kaggle/access_token or ~/.kaggle/kaggle.json. What it
-would silently ignore or break on, a file in UTF-16 or JSON that is none, is a UserError here.
+The client finds its own credentials: KAGGLE_API_TOKEN, ~/.kaggle/access_token or ~/.kaggle/kaggle.json. A file that it
+would silently ignore or crash on (UTF-16 text, invalid JSON) is a UserError here.
 """
 import codecs
 import json
@@ -14,52 +15,65 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from core.errors import OperationError, UserError, brief
 from submission.proxies import proxy_fault
 
-PATIENCE = 20  # seconds without a sign of life after which the client is stopped; it knows no limit of its own
-TRIES, PAUSE = 2, 2  # a call that only reads is made again after PAUSE seconds where that may help
-# What the client's words mean, the first that fits, and the remedy. Kaggle answers much with an opaque 400 or 403.
+CLIENT = (sys.executable, "-m", "kaggle", "-W")  # its own commands; -W: no warning about a newer version
+API = (sys.executable, "-P", str(Path(__file__).with_name("kaggle_api.py")))  # -P: no file beside it hides a library
+PATIENCE = 20  # seconds of silence after which the client is killed; it has no timeout of its own
+TRIES, PAUSE = 2, 2  # attempts of a call that only reads, and seconds between them
+# What the client's words mean. Kaggle answers many mistakes with a bare 400 or 403.
 NO_CREDENTIALS = re.compile(r"Authentication required|\b401\b")
 TROUBLE = re.compile(r"\b5\d\d Server Error|connection|max retries|timed? ?out|no answer", re.IGNORECASE)
 UNKNOWN = re.compile(r"\b404\b|not found", re.IGNORECASE)
 PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\n?", re.MULTILINE)
-SILENT = -1  # the exit code of a call that was stopped for its silence
+SILENT = -1  # exit code of a call that was killed because it was silent
 
 
-def read_kaggle(*arguments: str, **how) -> str:
-    """stdout of a call that changes nothing at Kaggle. OperationError says what went wrong and what to do.
+def ask_kaggle(question: str, name: str) -> object:
+    """kaggle_api.py's answer to one of its QUESTIONS. OperationError says what went wrong and what to do."""
+    return json.loads(read_kaggle(question, name, program=API))
 
-    `how`: run_kaggle's keywords.
+
+def read_kaggle(*arguments: str, **options) -> str:
+    """stdout of a call that only reads. OperationError says what went wrong and what to do.
+
+    `options`: run_kaggle's keywords.
     """
+    code, out, err = run_twice(*arguments, **options)
+    if code:
+        raise OperationError(explain(out, err))
+    return out
+
+
+def run_twice(*arguments: str, **options) -> tuple[int, str, str]:
+    """run_kaggle() of a call that only reads, tried again after a failure that may have passed."""
     for attempt in range(1, TRIES + 1):
-        code, out, err = run_kaggle(*arguments, **how)
-        if code == 0:
-            return out
-        # Without an answer the user has waited long enough; other trouble may have passed by now.
-        if attempt == TRIES or "no answer" in err or not TROUBLE.search(err):
-            raise OperationError(explain(out, err))
+        code, out, err = run_kaggle(*arguments, **options)
+        # After "no answer" the user has waited long enough.
+        if code == 0 or attempt == TRIES or "no answer" in err or not TROUBLE.search(err):
+            return code, out, err
         time.sleep(PAUSE)
 
 
-def run_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None,
-               heard: Callable[[str], object] = lambda text: None, patience: float | None = None,
-               program: str | None = None) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr without progress bars) of one call; exit code SILENT: stopped, its fate unknown.
+def run_kaggle(*arguments: str, program: Sequence[str] = CLIENT, patience: float | None = None,
+               progress: Callable[[], object] = lambda: None,
+               heard: Callable[[str], object] = lambda text: None) -> tuple[int, str, str]:
+    """Exit code, stdout, and stderr without progress bars of one call; exit code SILENT: killed, outcome unknown.
 
-    `progress()` is asked several times a second; each new value of it is a sign of life, as is all that the client
-    prints, which `heard(stderr so far)` can show. The client is stopped after `patience` seconds without one (None:
-    PATIENCE). `program` is Python run in place of the client's own commands, for what only its library can say.
+    program: CLIENT or API. patience: seconds of silence after which it is killed (None: PATIENCE). Output counts as a
+    sign of life, and so does a new value of `progress()`, polled several times a second. `heard(stderr so far)` can
+    show what the client prints.
     """
     check_credentials()
     # VERBOSE makes the client print the Authorization header.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VERBOSE")}
-    command = [sys.executable, *(["-c", program] if program else ["-m", "kaggle", "-W"]), *arguments]
     with (tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err,
-          subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err) as process):
+          subprocess.Popen([*program, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=out,
+                           stderr=err) as process):
         try:
             first = last = progress(), 0
             alive = time.monotonic()
@@ -73,13 +87,13 @@ def run_kaggle(*arguments: str, progress: Callable[[], object] = lambda: None,
                 if now != last:
                     last, alive = now, time.monotonic()
         finally:
-            process.kill()  # also when Ctrl-C or an error ends the wait
+            process.kill()  # also after Ctrl-C or an error here
     silence = f"{patience or PATIENCE:g} s"
     return SILENT, "", f"the connection stalled for {silence}" if last != first else f"no answer within {silence}"
 
 
 def config_dir() -> Path:
-    """Where the client looks for kaggle.json."""
+    """The folder in which the client looks for kaggle.json."""
     home = Path.home() / ".kaggle"
     if os.environ.get("KAGGLE_CONFIG_DIR"):
         return Path(os.environ["KAGGLE_CONFIG_DIR"])
@@ -89,7 +103,7 @@ def config_dir() -> Path:
 
 
 def check_credentials() -> None:
-    """UserError where the file that the client takes its credentials from cannot be read as it reads it."""
+    """UserError if the client could not read the file that it takes its credentials from."""
     home, token = Path.home() / ".kaggle", os.environ.get("KAGGLE_API_TOKEN")
     tokens = [Path(token)] if token else [home / "access_token", home / "access_token.txt"]
     given = {key for key in ("username", "key") if os.environ.get(f"KAGGLE_{key.upper()}")}
@@ -103,14 +117,14 @@ def check_credentials() -> None:
     try:
         keys = set(json.loads(plain_text(path)))
     except (ValueError, TypeError):
-        raise UserError(f"{path}: is not the JSON that Kaggle gives out; {remedy}") from None
+        raise UserError(f"{path}: is not valid JSON as downloaded from Kaggle; {remedy}") from None
     missing = sorted({"username", "key"} - keys - given)
     if missing and not (home / "credentials.json").exists():
         raise UserError(f"{path}: has no {' and no '.join(missing)}; {remedy}")
 
 
 def plain_text(path: Path) -> str:
-    """A credentials file's text. UserError where it is not the UTF-8 that the client reads."""
+    """A credentials file's text. UserError if it is not plain UTF-8, the only encoding that the client reads."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -131,27 +145,28 @@ def plain_text(path: Path) -> str:
 
 
 def _text(file) -> str:
-    # pread leaves the position alone, which the client shares as it writes.
+    # pread does not move the file position, which the client shares.
     text = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
     return text.replace("\r", "\n")
 
 
 def explain(out: str, err: str) -> str:
-    """One line from what the client printed: what it means and the remedy, then the client's own last words."""
+    """One line: what the client's output means, the remedy, and the client's own last line."""
     if NO_CREDENTIALS.search(out + err):
-        return ("Kaggle knows no valid credentials: create a token at https://www.kaggle.com/settings/api and set "
+        return ("Kaggle got no valid credentials: create a token at https://www.kaggle.com/settings/api and set "
                 "KAGGLE_API_TOKEN to it, or save it as ~/.kaggle/access_token")
     if fault := proxy_fault(err or out):
         return f"Kaggle cannot be reached: {fault}"
     words = last_words(out, err)
     if TROUBLE.search(err):
-        return f"Kaggle cannot be reached or is in trouble; check the network and try again ({words})"
+        return f"Kaggle cannot be reached or has a problem; check the network and try again ({words})"
     if UNKNOWN.search(err):
-        return f"Kaggle knows no such name; compare kaggle.competition with the site's address ({words})"
-    return ("Kaggle refused: accept the rules on the competition's Rules page with this account, "
+        return ("Kaggle found nothing of that name; compare kaggle.competition with the competition's address "
+                f"({words})")
+    return ("Kaggle refused the request: accept the competition's rules on its Rules page with this account, "
             f"and check the spelling of kaggle.competition ({words})")
 
 
 def last_words(out: str, err: str) -> str:
-    """The client's own, on one short line. Links to Kaggle's storage carry a signature: it is cut off."""
+    """The last line of the client's output, shortened and without the signatures in links to Kaggle's storage."""
     return brief(re.sub(r"\?\S+", "?…", (err.strip() or out.strip() or "no message").splitlines()[-1]))

@@ -1,57 +1,75 @@
 """outputs/submissions.csv, the local leaderboard: each submission with its run's validation and its public score.
 
-    python src/submit.py history      # sorted, with how well val_mse_dense foretells the public score
+    python src/submit.py history      # sorted, with the rank correlation of val_mse_dense and the public score
 """
-import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from core.errors import UserError
+from core.errors import UserError, brief
 from core.files import written_whole
 from submission.kaggle_submissions import Submission
 
+if TYPE_CHECKING:  # a second to import, which `validate` and `score` need not wait for
+    import pandas as pd
+
 PATH = Path("outputs/submissions.csv")
 COLUMNS = ["reference", "time", "competition", "run", "epoch", "val_mse", "val_mse_dense", "public_score", "status"]
-SINCE = {"competition"}  # columns that older files do not have; they are read as empty
-NUMBERS = ["epoch", "val_mse", "val_mse_dense", "public_score"]  # or empty
-ENOUGH = 3  # scored submissions from which on a rank correlation means something
+NEWER = {"competition"}  # not in older files; read as empty
+NUMBERS = ["epoch", "val_mse", "val_mse_dense", "public_score"]  # may be empty
+ENOUGH = 3  # scored submissions needed for a rank correlation
 
 
-def read() -> list[dict[str, str]]:
-    """The rows, oldest first; none where nothing was submitted yet."""
-    if not PATH.exists():
-        return []
+def read() -> "pd.DataFrame":
+    """COLUMNS as text, oldest submission first; no rows if nothing was submitted yet."""
+    import pandas as pd
+
+    if not PATH.exists() or PATH.stat().st_size == 0:
+        return pd.DataFrame(columns=COLUMNS, dtype=str)
     try:
-        with PATH.open(newline="", encoding="utf-8") as file:
-            rows = [{**dict.fromkeys(SINCE, ""), **row} for row in csv.DictReader(file)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{PATH}: cannot be read as a CSV ({error})") from None
-    for line, row in enumerate(rows, 2):
-        try:
-            well_formed = (row.keys() == set(COLUMNS) and None not in row.values()
-                           and all(np.isfinite(float(row[name] or 0)) for name in NUMBERS))
-        except (TypeError, ValueError):
-            well_formed = False
-        if not well_formed:
-            raise UserError(f"{PATH} line {line}: must be {','.join(COLUMNS)}; mend or remove this line")
-    return rows
+        rows = pd.read_csv(PATH, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' parser errors, and UnicodeDecodeError
+        raise UserError(f"{PATH}: cannot be read as a CSV ({brief(error)})") from None
+    line = first_bad_line(rows)
+    if line:
+        raise UserError(f"{PATH} line {line}: must be {','.join(COLUMNS)}; fix or delete this line")
+    return rows.reindex(columns=COLUMNS, fill_value="")
+
+
+def first_bad_line(rows: "pd.DataFrame") -> int | None:
+    if {*rows.columns} | NEWER != {*COLUMNS}:
+        return 1
+    numbers = rows[NUMBERS]
+    well_formed = (numbers.eq("") | np.isfinite(as_numbers(numbers))).all(axis=1) & rows["status"].ne("")
+    return None if well_formed.all() else int(np.argmin(well_formed)) + 2
+
+
+def as_numbers(texts: "pd.DataFrame") -> "pd.DataFrame":
+    """NaN for what is not a number."""
+    import pandas as pd
+
+    return texts.apply(pd.to_numeric, errors="coerce").astype(float)
 
 
 def record(submission: Submission, competition: str, run: dict[str, str]) -> None:
-    """Appends a new submission; `run` has the columns run, epoch, val_mse and val_mse_dense, as far as known."""
-    _write([*read(), {**dict.fromkeys(COLUMNS, ""), **run, **_columns(submission), "time": submission.time,
-                      "competition": competition}])
+    """Appends a new submission; `run`: run, epoch, val_mse and val_mse_dense, those that are known."""
+    row = {**run, **_columns(submission), "time": submission.time, "competition": competition}
+    rows = read()
+    rows.loc[len(rows)] = [row.get(name, "") for name in COLUMNS]
+    _write(rows)
 
 
 def update(submissions: Iterable[Submission]) -> None:
-    """Takes over the scores of recorded submissions that have come since."""
-    news = {each.reference: _columns(each) for each in submissions}
-    rows = read()
-    updated = [row | news.get(row["reference"], {}) for row in rows]
-    if updated != rows:
-        _write(updated)
+    """Copies new scores and statuses into the recorded submissions."""
+    before = read()
+    rows = before.copy()
+    for each in submissions:
+        for name, value in _columns(each).items():
+            rows.loc[rows["reference"] == each.reference, name] = value
+    if not rows.equals(before):
+        _write(rows)
 
 
 def _columns(submission: Submission) -> dict[str, str]:
@@ -60,39 +78,30 @@ def _columns(submission: Submission) -> dict[str, str]:
             "public_score": "" if score is None else str(score)}
 
 
-def _write(rows: list[dict]) -> None:
-    with written_whole(PATH, known=True) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def _write(rows: "pd.DataFrame") -> None:
+    with written_whole(PATH, known=True) as part:
+        rows.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
 
 
-def ranked(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The best public score first (it is an error: the lowest), those without one last, in order of time."""
-    return sorted(rows, key=lambda row: (row["public_score"] == "", float(row["public_score"] or 0), row["time"]))
+def ranked(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """By public score, lowest (best) first; those without one last, by time."""
+    scores = as_numbers(rows[["public_score"]])["public_score"]
+    return rows.assign(score=scores).sort_values(["score", "time"], na_position="last")[COLUMNS]
 
 
-def table(rows: list[dict[str, str]]) -> str:
+def table(rows: "pd.DataFrame") -> str:
     """The rows as aligned text."""
-    lines = [COLUMNS, *([row[name] or "–" for name in COLUMNS] for row in rows)]
+    lines = [COLUMNS, *rows.replace("", "–").to_numpy().tolist()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def rank_correlation(rows: list[dict[str, str]]) -> tuple[float | None, int]:
+def rank_correlation(rows: "pd.DataFrame") -> tuple[float | None, int]:
     """Spearman's between val_mse_dense and the public score, over the rows that have both -> (value, their number).
 
-    None with fewer than ENOUGH of them, or where one of the two is the same in all.
+    None with fewer than ENOUGH of them, or if one of the two is the same in all.
     """
-    pairs = np.array([(float(row["val_mse_dense"]), float(row["public_score"])) for row in rows
-                      if row["val_mse_dense"] and row["public_score"]]).reshape(-1, 2)
-    ranks = [_ranks(column) for column in pairs.T]
-    if len(pairs) < ENOUGH or any(np.ptp(rank) == 0 for rank in ranks):
+    pairs = as_numbers(rows[["val_mse_dense", "public_score"]]).dropna()
+    if len(pairs) < ENOUGH or (pairs.nunique() == 1).any():
         return None, len(pairs)
-    return float(np.corrcoef(*ranks)[0, 1]), len(pairs)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float(pairs.corr("spearman").iloc[0, 1]), len(pairs)

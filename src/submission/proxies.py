@@ -1,4 +1,4 @@
-"""A proxy of the environment that a client cannot use: its variable, what is wrong, the remedy; never its value.
+"""Explains a proxy in the environment that a client cannot use: the variable, the fault, the remedy; never its value.
 
     proxy_fault("Missing dependencies for SOCKS support.")    # -> "ALL_PROXY names a socks5 proxy, for which …"
 """
@@ -7,13 +7,13 @@ import re
 from urllib.parse import urlsplit
 
 VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY")
-# How requests and httpx speak of a proxy that they cannot use.
+# What requests and httpx say about a proxy that they cannot use.
 REASONS = re.compile(r"SOCKS (support|proxy)|proxy URL|Invalid port|Failed to parse", re.IGNORECASE)
 UNKNOWN = re.compile("Unknown scheme|unsupported scheme", re.IGNORECASE)
 
 
 def proxy_fault(reason: str) -> str | None:
-    """One line where a client failed with `reason` because of a proxy that is set; None: because of something else."""
+    """One line if a client failed with `reason` because of a proxy that is set; None if something else is the cause."""
     if not REASONS.search(reason):
         return None
     faults = ((name, _fault(os.environ[name], reason)) for name in VARIABLES if os.environ.get(name))
@@ -24,7 +24,7 @@ def _fault(value: str, reason: str) -> str | None:
     try:
         parts = urlsplit(value if "//" in value else f"//{value}")
         scheme, whole = parts.scheme.lower() or "http", bool(parts.hostname) and parts.port != 0
-    except ValueError:  # e.g. a port that is no number
+    except ValueError:  # e.g. a port that is not a number
         whole = False
     if not whole or "@" in parts.path + parts.fragment:
         return ("is not of the form http://host:port; correct or unset it (special characters in a password are "

@@ -23,7 +23,7 @@ from core.errors import UserError
 from core.files import remove, written_whole
 from imaging.images import MOST_PIXELS, to_levels
 
-if TYPE_CHECKING:  # it brings torch, for which the other commands need not wait
+if TYPE_CHECKING:  # loads torch, which most commands do not need
     from core.distributed import World
 
 HEADER = ["filename", "image_utf"]
@@ -36,7 +36,7 @@ def encode_alpha(alpha: np.ndarray) -> str:
 
 
 def decode_alpha(text: str) -> np.ndarray:
-    """base64 text -> (H,W) uint8. UserError where it is not an 8-bit single-channel PNG, whole and undamaged."""
+    """base64 text -> (H,W) uint8. UserError if it is not an intact 8-bit single-channel PNG."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -59,13 +59,13 @@ def decode_alpha(text: str) -> np.ndarray:
 
 
 def is_submission(path: Path) -> bool:
-    """Whether a file begins as one does, or is empty."""
+    """Whether a file begins like a submission, or is empty."""
     with path.open("rb") as file:
         return file.read(len(",".join(HEADER))) in (b"", ",".join(HEADER).encode())
 
 
 class SubmissionWriter:
-    """with SubmissionWriter(path) as writer: writer.write(name, alpha) …; the file appears when all went well."""
+    """with SubmissionWriter(path) as writer: writer.write(name, alpha) …; the file appears at the end."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -85,18 +85,18 @@ class SubmissionWriter:
         self.write_encoded(name, encode_alpha(alpha))
 
     def write_encoded(self, name: str, text: str) -> None:
-        """text: what encode_alpha() has made, perhaps in another thread."""
+        """text: encode_alpha()'s result, perhaps from another thread."""
         if name in self._names:
-            raise UserError(f"two test images are named {name}; rename one, a submission holds each name once")
+            raise UserError(f"two test images are named {name}; rename one: a submission lists each name once")
         self._names.add(name)
         self._rows.writerow([name, text])
 
 
 @contextlib.contextmanager
 def shared_out(path: Path, world: "World", block: int) -> Iterator[Path]:
-    """The CSV that this process is to write: of the rows of `path` those that world.deal(rows, block) gives it.
+    """The CSV for this process to write, with the rows that world.deal(rows, block) gives it.
 
-    At the end process 0 merges the processes' CSVs, which lie beside `path`, into it, and removes them.
+    At the end process 0 merges these CSVs, which are beside `path`, into it and removes them.
     """
     if world.size == 1:
         yield path
@@ -114,18 +114,18 @@ def shared_out(path: Path, world: "World", block: int) -> Iterator[Path]:
 
 
 def merge(parts: Sequence[Path], path: Path, block: int) -> None:
-    """What the processes have written, in turn `block` rows of each, as one CSV; holds one block in memory."""
+    """Merges the processes' CSVs, `block` rows of each in turn; keeps one block in memory."""
     missing = next((part for part in parts if not part.exists()), None)
     if missing:
-        raise UserError(f"{missing}: is not here; several machines need a folder that all of them share for "
-                        "infer.submission")
+        raise UserError(f"{missing}: missing; with several machines infer.submission must be in a folder that all of "
+                        "them share")
     sources = [read_rows(part) for part in parts]
     with written_whole(path) as whole, whole.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(HEADER)
         for source in itertools.cycle(sources):
             turn = [row[1:] for row in itertools.islice(source, block)]
-            if not turn:  # a process without a row in its turn: none after it has one
+            if not turn:  # if one process has no row left, none of the next has
                 break
             rows.writerows(turn)
 
@@ -143,7 +143,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, str, str]]:
 
 
 def read_hosted(path: str | Path) -> Iterator[tuple[int, str, str]]:
-    """read_rows of a sample submission or a solution, as a competition's host may have written it.
+    """read_rows for a sample submission or a solution, in the variants that hosts write.
 
     The names are in the column `filename`, else in the first one; without a column `image_utf` its text is empty.
     Further columns, such as Kaggle's `Usage`, are ignored. Columns may be separated by semicolons or tabs.
@@ -155,12 +155,12 @@ def read_hosted(path: str | Path) -> Iterator[tuple[int, str, str]]:
     name = header.index("filename") if "filename" in header else 0
     text = header.index("image_utf") if "image_utf" in header else len(header)
     for line, row in rows:
-        if any(row):  # spreadsheets leave lines of separators
+        if any(row):  # spreadsheets leave lines with only separators
             yield line, *(row[place].strip() if place < len(row) else "" for place in (name, text))
 
 
 def _table(path: str | Path, separators: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """(line number, columns) of each line that is not blank; the first of `separators` in the first line counts."""
+    """(line number, columns) of each line that is not blank; the first of `separators` in the first line is used."""
     csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is less than one 1024² alpha
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
