@@ -19,7 +19,7 @@ import train  # not called here: it is the program that the processes run
 from core.device import usable_cores
 from core.errors import OperationError, Stopped, UserError
 from core.files import CLAIMS, alone_in
-from training.batches import end_with
+from training.workers import end_with
 
 POLL = 0.5   # seconds between two looks at the log
 GRACE = 60   # seconds from SIGTERM to SIGKILL; torchrun itself gives its processes 30
