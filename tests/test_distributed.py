@@ -221,7 +221,7 @@ def test_a_killed_process_ends_the_run_with_one_line(pairs_csv, tmp_path):
     os.kill(children(launcher.pid)[-1], signal.SIGKILL)
     out, err = launcher.communicate(timeout=60)
     line = one_error_line(subprocess.CompletedProcess([], launcher.returncode, out, err), 1)
-    assert "was ended by SIGKILL" in line and "goes on from last.pth" in line
+    assert "was killed by SIGKILL" in line and "run the same command again to resume from last.pth" in line
     assert len(err.splitlines()) == 1, err
 
 

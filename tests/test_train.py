@@ -194,7 +194,7 @@ def test_a_run_resumes_in_another_number_format(pairs_csv, tmp_path):
 
 @pytest.mark.parametrize("cores, processes, workers", [(4, 2, 2), (4, 1, 4), (2, 2, 1), (64, 1, 16)])
 def test_beside_a_gpu_there_is_a_worker_per_core(pairs_csv, tmp_path, monkeypatch, cores, processes, workers):
-    monkeypatch.setattr(data_workers.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(data_workers, "usable_cores", lambda: cores)
     monkeypatch.setattr(data_workers, "workers_that_fit", lambda cfg: 99)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path, "train.workers=auto"))
@@ -204,7 +204,9 @@ def test_beside_a_gpu_there_is_a_worker_per_core(pairs_csv, tmp_path, monkeypatc
 
 def test_fp32_on_a_gpu_is_not_tf32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     device = pick_device()
     assert not torch.backends.cudnn.allow_tf32
