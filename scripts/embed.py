@@ -30,7 +30,7 @@ from inference.weights import with_weights
 from submission.check import baselines
 from submission.submission_csv import read_alphas
 from training.metrics import mse
-from training.validation import reference_levels, validate
+from training.validation import Validator, reference_levels
 
 LIMIT = 2_500_000  # bytes: small enough to be kept in a repository
 
@@ -107,7 +107,7 @@ def score_test_set(predict: Predictor, cfg: Config) -> Score:
 def score_photographs(predict: Predictor, cfg: Config, pairs_csv: Path) -> Score:
     """val_mse_dense of pairs at their own size."""
     val_set = ValidationSet(read_pairs(pairs_csv), cfg)
-    result, _ = validate(predict, val_set, 1, {"num_workers": 0})
+    result, _ = Validator(predict, val_set).validate()
     constant = reference_levels(val_set, cfg, cfg.train.out_dir / "levels_photographs.json")["constant"]
     return Score(f"{len(val_set)} photographs with real mattes", result.means()["val_mse_dense"], constant)
 

@@ -27,7 +27,7 @@ from inference.predictor import Predictor
 from inference.torch_backend import live_network
 from submission.submission_csv import read_rows
 from train import train
-from training.validation import reference_levels, validate
+from training.validation import Validator, reference_levels
 from u2net import U2Net
 
 PROCESSES = multiprocessing.get_context("forkserver")  # forked where no library has started a thread yet
@@ -82,7 +82,8 @@ def validated(world: World, pairs_csv: Path, folder: Path, batch_size: int) -> t
     torch.manual_seed(0)
     predict = Predictor(live_network(U2Net(), "none", torch.device("cpu"), "fp32"), 64)
     levels = reference_levels(val_set, cfg, folder / f"levels{world.size}.json", world)
-    result, pictures = validate(predict, val_set, batch_size, {}, shown=[0, 3], world=world)
+    predict.batch_size = batch_size
+    result, pictures = Validator(predict, val_set, world=world).validate(shown=[0, 3])
     counts = {name: values.tolist() for name, values in result.histograms.items()}
     return levels, result.images, result.means(), counts, [picture[0]["image"] for picture in pictures]
 
@@ -221,7 +222,7 @@ def test_a_killed_process_ends_the_run_with_one_line(pairs_csv, tmp_path):
     os.kill(children(launcher.pid)[-1], signal.SIGKILL)
     out, err = launcher.communicate(timeout=60)
     line = one_error_line(subprocess.CompletedProcess([], launcher.returncode, out, err), 1)
-    assert "was killed by SIGKILL" in line and "to resume from last.pth" in line
+    assert "was killed by SIGKILL" in line and "run the same command again to resume from last.pth" in line
     assert len(err.splitlines()) == 1, err
 
 
@@ -240,7 +241,8 @@ def test_impossible_numbers_of_processes_are_refused(arguments, words, monkeypat
 
 
 @pytest.mark.parametrize("variables, command", [
-    ([], "scripts/launch.py train --gpus 1 "), (["GPUS=2"], "scripts/launch.py train --gpus 2 "), (["RESTARTS=3"], "--restarts 3 "),
+    ([], "scripts/launch.py train --gpus 1 "), (["GPUS=2"], "scripts/launch.py train --gpus 2 "),
+    (["RESTARTS=3"], "--restarts 3 "),
     (["NNODES=2", "NODE_RANK=1", "MASTER_ADDR=10.0.0.1"], '--nnodes 2 --node-rank 1 --master-addr "10.0.0.1" ')])
 def test_make_starts_as_many_processes_as_asked_for(variables, command):
     said = subprocess.run(["make", "-n", "train", *variables], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -22,8 +22,8 @@ from imaging.foreground import cached_foreground
 from imaging.pairs import read_pairs
 from infer import main as infer_main
 from train import main as train_main
-from training import batches as loading
 from training.validation import reference_levels
+from training.workers import serve
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_damaged_last_pth_falls_back_on_the_one_before_and_ends_where_it_would
     for out_dir in (whole, hurt):
         code, out, err = command(train_main, *tiny(pairs_csv, out_dir))
         assert code == 0, err
-    assert "warning" in out and "checksum" in out and f"going on from {hurt}/last.prev.pth" in out
+    assert "warning" in out and "checksum" in out and f"resuming from {hurt}/last.prev.pth" in out
     states = [checkpoint.load(out_dir / "last.pth") for out_dir in (whole, hurt)]
     assert same(*(state["model_state"] for state in states))
     assert checkpoint.load(hurt / "last.prev.pth")["progress"]["epoch"] == 1
@@ -176,7 +176,7 @@ only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 def test_a_worker_goes_with_its_main_process():
     process = subprocess.Popen([sys.executable, "-c", f"""import os, sys, time
 sys.path.insert(0, {str(ROOT / "src")!r})
-from training.batches import serve
+from training.workers import serve
 main = os.getpid()
 if not os.fork():
     serve(main, 0)
@@ -194,7 +194,7 @@ time.sleep(60)
 
 @only_linux
 def test_a_worker_that_comes_too_late_ends_at_once():
-    worker = multiprocessing.get_context("fork").Process(target=loading.serve, args=(1 << 22, 0))
+    worker = multiprocessing.get_context("fork").Process(target=serve, args=(1 << 22, 0))
     worker.start()
     worker.join(10)
     assert worker.exitcode == 1

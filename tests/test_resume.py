@@ -23,7 +23,7 @@ from inference.predictor import Predictor
 from inference.torch_backend import live_network
 from train import train
 from training.batches import epoch_batches
-from training.validation import reference_levels, validate
+from training.validation import Validator, reference_levels
 from u2net import U2Net
 
 STOP = "train.max_hours=1e-9"
@@ -85,7 +85,7 @@ def test_other_pairs_in_mid_epoch_begin_the_epoch_again(run, pairs, monkeypatch)
     write_csv(pairs / "pairs.csv", [(f"rgb_{i}.png", f"alpha_{i}.png") for i in (3, 1, 0)])
     indices = seen(monkeypatch)
     said, _ = run("train.batch_size=1", "train.epochs=1")
-    assert "changed data.train_csv: the files that it names" in said and "epoch   1 starts again" in said
+    assert "changed data.train_csv: the files it names are different" in said and "epoch   1 starts again" in said
     assert sorted(indices) == [0, 1, 2]
 
 
@@ -107,7 +107,8 @@ def test_best_pth_is_measured_again_when_the_validation_set_was_edited(run, pair
     repaint(pairs)
     # so small that nothing changes: without the new measurement the old set's value would stay
     said, state = run("train.epochs=3", "train.lr=1e-12", "train.schedule=plateau", "train.warmup=0")
-    assert "changed data.val_csv: the files that it names" in said and f"again   {folder}/best.pth, epoch 2" in said
+    assert "changed data.val_csv: the files it names are different" in said
+    assert f"again   {folder}/best.pth, epoch 2" in said
     again = checkpoint.load(folder / "best.pth")
     progress = state["progress"]
     assert progress["anew"] == [2] and progress["best"] == again["metrics"]
@@ -118,7 +119,7 @@ def test_best_pth_is_measured_again_when_the_validation_set_was_edited(run, pair
     model.load_state_dict(best["model_state"])
     val_set = ValidationSet(read_pairs(pairs / "pairs.csv"), cfg)
     predict = Predictor(live_network(model, cfg.infer.tta, torch.device("cpu"), "fp32"), 64)
-    true = validate(predict, val_set, 1, {"num_workers": 0})[0].means()["val_mse_dense"]
+    true = Validator(predict, val_set).validate()[0].means()["val_mse_dense"]
     printed = float(said.split(" -> ")[-1].split(",")[0])
     assert printed == pytest.approx(true, abs=1e-3) and abs(best["metrics"]["val_mse_dense"] - true) > 5e-3
     assert progress["best"]["val_floor"] == float(rows(folder)[-1]["val_floor"]) != float(rows(folder)[0]["val_floor"])
@@ -168,9 +169,9 @@ def test_a_finished_run_says_what_changed_and_that_nothing_is_trained(run, pairs
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     repaint(pairs)
     said, _ = run("train.lr=5e-4", "model.weights=embedded")
-    for words in ("changed train.lr: 0.001 -> 0.0005", "changed data.train_csv: the files that it names",
-                  f"changed model.weights: None -> {EMBEDDED} (no effect", "all 2 epochs are done, nothing is trained",
-                  "larger train.epochs", "train.resume=never", "train.out_dir"):
+    for words in ("changed train.lr: 0.001 -> 0.0005", "changed data.train_csv: the files it names are different",
+                  f"changed model.weights: None -> {EMBEDDED} (no effect", "all 2 epochs are done, nothing to train",
+                  "raise train.epochs", "train.resume=never", "train.out_dir"):
         assert words in said
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
 
@@ -183,7 +184,7 @@ def test_weights_that_changed_in_place_are_said_to_have_no_effect(run, tmp_path)
     checkpoint.save(weights, {"state_dict": checkpoint.load(weights)})  # the same network in another file
     assert "changed model.weights" not in run(f"model.weights={weights}")[0]
     checkpoint.save(weights, U2Net().state_dict())
-    assert "changed model.weights: the files that it names (no effect" in run(f"model.weights={weights}")[0]
+    assert "changed model.weights: the files it names are different (no effect" in run(f"model.weights={weights}")[0]
 
 
 def test_another_variant_names_the_remedies(run):
@@ -195,9 +196,9 @@ def test_another_variant_names_the_remedies(run):
 def test_a_best_pth_that_is_gone_is_made_again(run, tmp_path):
     run("train.epochs=1")
     (tmp_path / "run/best.pth").unlink()
-    assert "best.pth: is gone; a larger train.epochs" in run("train.epochs=1")[0]
+    assert "best.pth: is missing; raise train.epochs" in run("train.epochs=1")[0]
     said, _ = run("train.epochs=2", "train.lr=1e-12")
-    assert "best.pth: is gone; the next epoch becomes the best" in said and "best.pth is epoch 2" in said
+    assert "best.pth: is missing; the next epoch becomes the best" in said and "best.pth is epoch 2" in said
 
 
 def test_a_state_of_an_older_version_is_resumed(run, tmp_path):
@@ -226,7 +227,8 @@ def test_levels_are_those_of_the_files_as_they_are(pairs, tmp_path):
     (["augment.crop=32", "train.batch_size=3", "train.micro_batch=2"], "augment.crop=32"),
     (["augment.final_crop=32", "train.final_epochs=1", "train.batch_size=1"], "augment.final_crop=32")])
 def test_a_phase_in_which_batchnorm_would_get_one_value_is_refused_at_the_start(run, tmp_path, options, key):
-    with pytest.raises(UserError, match=rf"{key} with one image per forward pass: .*raise it above 32"):
+    name = key.removesuffix("=32")
+    with pytest.raises(UserError, match=rf"{key} with one image per forward pass: .*raise {name} above 32"):
         run(*options)
     assert not (tmp_path / "run").exists()
 

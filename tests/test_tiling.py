@@ -12,7 +12,7 @@ from imaging.pairs import read_pairs
 from inference.predictor import Predictor, load_predictor
 from inference.tiling import starts, tiled_alpha, window
 from train import train
-from training.validation import validate
+from training.validation import Validator
 
 SIZE = 64
 
@@ -91,8 +91,7 @@ def test_training_validates_with_tiles_as_inference_predicts(tmp_path):
     train(cfg)
     kept = checkpoint.load(tmp_path / "run/best.pth")["metrics"]["val_mse_dense"]
     whole = cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"tile_over": None})})
-    options = {"num_workers": 0}
-    tiled, untiled = (validate(load_predictor(each), ValidationSet(read_pairs(pairs_csv), each), 1, options)[0].means()
+    tiled, untiled = (Validator(load_predictor(each), ValidationSet(read_pairs(pairs_csv), each)).validate()[0].means()
                       for each in (cfg, whole))
     assert kept == pytest.approx(tiled["val_mse_dense"], rel=1e-5)
     assert kept != pytest.approx(untiled["val_mse_dense"], rel=3e-4)

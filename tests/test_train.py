@@ -20,8 +20,9 @@ from core.files import CLAIMS
 from imaging.images import read_rgb
 from train import main as train_main
 from train import prepare, train, update_average
-from training import batches as loading
-from training.batches import epoch_batches, sharing_workers
+from training import workers as data_workers
+from training.batches import epoch_batches
+from training.workers import loader_options, workers_that_fit
 
 
 def run(pairs_csv, out_dir, *more) -> dict:
@@ -193,17 +194,19 @@ def test_a_run_resumes_in_another_number_format(pairs_csv, tmp_path):
 
 @pytest.mark.parametrize("cores, processes, workers", [(4, 2, 2), (4, 1, 4), (2, 2, 1), (64, 1, 16)])
 def test_beside_a_gpu_there_is_a_worker_per_core(pairs_csv, tmp_path, monkeypatch, cores, processes, workers):
-    monkeypatch.setattr(loading.os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(loading, "sharing_workers", lambda cfg: 99)
+    monkeypatch.setattr(data_workers, "usable_cores", lambda: cores)
+    monkeypatch.setattr(data_workers, "workers_that_fit", lambda cfg: 99)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path, "train.workers=auto"))
-    assert loading.loading(cfg, torch.device("cuda"))["num_workers"] == workers
-    assert loading.loading(cfg, torch.device("cpu"))["num_workers"] == 1
+    assert loader_options(cfg, torch.device("cuda"))["num_workers"] == workers
+    assert loader_options(cfg, torch.device("cpu"))["num_workers"] == 1
 
 
 def test_fp32_on_a_gpu_is_not_tf32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     device = pick_device()
     assert not torch.backends.cudnn.allow_tf32
@@ -214,9 +217,9 @@ def test_fp32_on_a_gpu_is_not_tf32(monkeypatch):
 def test_workers_fit_into_shared_memory(pairs_csv, tmp_path):
     cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path))
     free = shutil.disk_usage(tmp_path).free
-    assert sharing_workers(cfg, tmp_path) == pytest.approx(free / (3 * 2 * 64 * 64 * 7), rel=0.1)
+    assert workers_that_fit(cfg, tmp_path) == pytest.approx(free / (3 * 2 * 64 * 64 * 7), rel=0.1)
     huge = cfg.model_copy(update={"train": cfg.train.model_copy(update={"batch_size": free // 64**2})})
-    assert sharing_workers(huge, tmp_path) == 0
+    assert workers_that_fit(huge, tmp_path) == 0
 
 
 def test_auto_precision_is_one_that_the_cpu_has():

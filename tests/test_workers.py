@@ -21,8 +21,8 @@ from imaging import pair_cache as decoded
 from imaging.pair_cache import DecodedFiles
 from imaging.pairs import read_pairs
 from sources import synthetic as synthetic_set
-from training import batches as loading
-from training.batches import epoch_batches, loaded, socket_folder
+from training.batches import epoch_batches
+from training.workers import loaded, loader_options, socket_folder
 
 only_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's sockets, processes or limits")
 
@@ -73,7 +73,7 @@ class LostOnTheWay(Failing):
 
 
 def workers(pairs_csv, count: int = 1) -> dict:
-    return loading.loading(load_config(DEFAULTS, [f"train.workers={count}"]), torch.device("cpu"))
+    return loader_options(load_config(DEFAULTS, [f"train.workers={count}"]), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kind", [Failing, LostOnTheWay])
@@ -108,14 +108,14 @@ HELD = """import sys
 sys.path.insert(0, "src")
 import train
 from core import cli
-from training import batches
-batches.STUCK = float(sys.argv.pop(1))
+from training import workers
+workers.STUCK = float(sys.argv.pop(1))
 cli.run(train.main)
 """
 
 
 @only_linux
-@pytest.mark.parametrize("stuck, code, words", [("3", 1, "no data worker has sent anything"), ("600", 130, "Ctrl-C")])
+@pytest.mark.parametrize("stuck, code, words", [("3", 1, "no batch from the data workers"), ("600", 130, "Ctrl-C")])
 def test_a_stuck_worker_neither_holds_training_nor_its_end(pairs_csv, tmp_path, stuck, code, words):
     process = subprocess.Popen([sys.executable, "-c", HELD, stuck, *tiny(
         pairs_csv, tmp_path, "train.workers=1", "train.epochs=500", "train.samples=0")], cwd=ROOT, text=True,

@@ -33,6 +33,7 @@ from inference.openvino_backend import OpenvinoNetwork
 from inference.postprocess import ORIGINAL, apply
 from inference.predictor import Network, load_network
 from scenes.scene import draw_pair
+from training.run_state import Run
 
 # Runs a script and prints its own peak memory in KiB; Linux's figure for a child begins with its parent's.
 WITH_PEAK = r"""import pathlib, re, resource, runpy, sys
@@ -98,8 +99,8 @@ def matrix_share(operations: int, seconds: float, precision: str) -> str:
 def training(cfg: Config, size: int, images: int) -> Side:
     device = pick_device()
     rgb, target = training_batch(cfg, size, images, device)
-    with our_run(cfg, images, device) as (run, precision):
-        side = partial(our_step, run, rgb, target, precision)
+    with our_run(cfg, images, device) as run:
+        precision, side = run.precision, partial(our_step, run, rgb, target)
         start = copy.deepcopy(run.model.state_dict())
         for _ in range(5):  # until the memory that a step needs has been got from the system once
             side()
@@ -125,8 +126,8 @@ def losses(theirs: float, ours: float) -> str:
 
 
 @contextlib.contextmanager
-def our_run(cfg: Config, images: int, device: torch.device) -> Iterator[tuple]:
-    """A run as train.py prepares it, in a folder of its own, and its precision."""
+def our_run(cfg: Config, images: int, device: torch.device) -> Iterator[Run]:
+    """A run as train.py prepares it, in a folder of its own."""
     precision = pick_precision(cfg.train.amp, device)
     with tempfile.TemporaryDirectory() as folder:
         settings = cfg.train.model_copy(update={"out_dir": Path(folder), "batch_size": images})
@@ -134,14 +135,14 @@ def our_run(cfg: Config, images: int, device: torch.device) -> Iterator[tuple]:
         with contextlib.redirect_stdout(io.StringIO()):
             run = train.prepare(cfg.model_copy(update={"train": settings, "model": model}), device, precision, ALONE)
         run.model.train()
-        yield run, precision
+        yield run
 
 
-def our_step(run, rgb: torch.Tensor, target: torch.Tensor, precision: str) -> float:
+def our_step(run: Run, rgb: torch.Tensor, target: torch.Tensor) -> float:
     """-> the loss before the step."""
     run.optimizer.zero_grad()
     images = len(rgb)
-    sums = train.accumulate(run, iter([(rgb, target, range(images))]), 1, images, run.cfg.loss, rgb.device, precision)
+    sums = train.accumulate(run, iter([(rgb, target, range(images))]), 1, images)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     return sums["total"] / images

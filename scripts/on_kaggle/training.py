@@ -19,7 +19,7 @@ import train
 from core.device import usable_cores
 from core.errors import OperationError, Stopped, UserError
 from core.files import CLAIMS, alone_in
-from training.batches import end_with
+from training.workers import end_with
 
 POLL = 0.5   # seconds between two reads of the log
 GRACE = 60   # seconds from SIGTERM to SIGKILL; torchrun itself gives its processes 30

@@ -1,6 +1,6 @@
-"""Several processes that train or infer as one: who does what, what they tell each other, how they end together.
+"""Several processes that train or infer as one: how they share work, exchange values and end together.
 
-    with distributed.world() as world:      # ALONE unless torchrun (scripts/launch.py) has started this process
+    with distributed.world() as world:      # ALONE unless scripts/launch.py has started this process
         train(cfg, world)
 
 Gradients travel by DistributedDataParallel (nccl between GPUs, gloo between CPUs), plain values by gloo.
@@ -23,14 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from core.errors import OperationError, Stopped, UserError, brief
 from core.redact import Screened
 
-BEAT, SILENCE = 2, 30  # seconds: between two signs of life, and until a process without any counts as lost
+BEAT, SILENCE = 2, 30  # seconds between heartbeats, and without any until a process counts as lost
 UNREACHABLE = "the machine of process 0 cannot be reached"
-AGAIN = "start the same command again, on all machines: training goes on from last.pth"
+AGAIN = "run the same command again on all machines; training resumes from last.pth"
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run. Process 0, `main`, prints and writes; with one process nothing here costs anything."""
+    """The processes of a run. Process 0, `main`, prints and writes; with one process all of this is free."""
     rank: int = 0
     size: int = 1
     group: dist.ProcessGroup | None = None  # gloo
@@ -40,18 +40,18 @@ class World:
         return self.rank == 0
 
     def deal(self, items: Sequence, block: int = 1) -> list:
-        """This process's share of the items: blocks of `block` in a row are dealt out in turn."""
+        """This process's share of the items: the processes take blocks of `block` items in turn."""
         return [item for start in range(self.rank * block, len(items), self.size * block)
                 for item in items[start:start + block]]
 
     def passes(self, batch: Sequence, most: int | None) -> list[list]:
-        """This process's share of a batch, in forward passes of at most `most` images; as many in every process.
+        """This process's share of a batch, in passes of at most `most` images; every process has as many passes.
 
-        UserError where a pass would be left without an image.
+        UserError if a pass would get no image.
         """
         passes = self.count_passes(len(batch), most)
         if passes > len(batch) // self.size:
-            raise UserError(f"a batch of {len(batch)} images leaves some of {self.size} processes without one; "
+            raise UserError(f"a batch of {len(batch)} images is too small for {self.size} processes; "
                             f"make train.batch_size a multiple of {self.size}, or lower GPUS")
         share = self.deal(batch)
         return [share[i::passes] for i in range(passes)]
@@ -60,11 +60,11 @@ class World:
         return math.ceil(math.ceil(images / self.size) / (most or images))
 
     def fewest(self, images: int, most: int | None) -> int:
-        """Images in the smallest of the forward passes over a batch; 0: passes() would refuse it."""
+        """Images in the smallest forward pass of a batch; 0: passes() would refuse it."""
         return images // self.size // self.count_passes(images, most)
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Element by element over the processes; in float64."""
+        """The processes' sum, element by element, in float64."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -72,7 +72,7 @@ class World:
         return total.tolist()
 
     def gather(self, value: object) -> list:
-        """What each process has, by rank."""
+        """Each process's value, by rank."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -80,7 +80,7 @@ class World:
         return values
 
     def merge(self, rows: dict) -> dict:
-        """The processes' dicts as one, in the order of its keys: so that a sum over it is the same for any size."""
+        """The processes' dicts as one, ordered by key, so that sums over it do not depend on the sharing."""
         return dict(sorted(item for part in self.gather(rows) for item in part.items()))
 
     def from_main(self, state: dict | None) -> dict | None:
@@ -95,26 +95,26 @@ class World:
         return torch.load(io.BytesIO(box[0]), map_location="cpu", weights_only=True)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Until all processes have called it."""
         if self.size > 1:
             dist.barrier(self.group)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """What to run forward so that backward() leaves the processes' mean gradient in each of them.
+        """The model to train: its backward() leaves the processes' mean gradient in each of them.
 
-        Each process keeps its own buffers; average_statistics() brings them together.
+        Buffers stay each process's own until average_statistics().
         """
         if self.size == 1:
             return model
         trained = DistributedDataParallel(model, gradient_as_bucket_view=True)
-        trained.broadcast_buffers = False  # set here: as an argument it has another name from torch 2.13 on
+        trained.broadcast_buffers = False  # set here: the argument has another name from torch 2.13 on
         return trained
 
     @torch.no_grad()
     def average_statistics(self, model: nn.Module, weight: float) -> None:
-        """BatchNorm's running mean and variance become the processes' mean, weighted by their shares of the batch.
+        """Sets BatchNorm's running mean and variance to the processes' mean; `weight`: this one's share of the batch.
 
-        SyncBatchNorm's are the same in all processes as they are.
+        SyncBatchNorm's are the same in all processes already.
         """
         layers = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
         if self.size == 1 or not layers:
@@ -130,20 +130,20 @@ ALONE = World()
 
 
 def local_processes() -> int:
-    """How many processes of the run share this machine's cores."""
+    """Processes of this run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def restarts() -> tuple[int, int]:
-    """(how often torchrun has restarted this run, how often it may)."""
+    """(restarts so far, restarts allowed)."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
 
 
 @contextlib.contextmanager
 def world() -> Iterator[World]:
-    """The World that torchrun's environment variables describe, up to its end.
+    """The World that torchrun's environment variables describe.
 
-    However it ends, it ends for all within a minute, and the process that saw the reason first prints it, alone.
+    If one process fails, all end within a minute, and only the first to see the reason prints it.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size == 1:
@@ -152,12 +152,12 @@ def world() -> Iterator[World]:
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     if rank:
         silence()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # torchrun's to the others when one has failed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # from torchrun, when another process has failed
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank)
     store, _, _ = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"attempt{restarts()[0]}", store)  # a restart must not read what the last one left
+    store = dist.PrefixStore(f"attempt{restarts()[0]}", store)  # a restart must not read the last attempt's values
     pulse = Pulse(store, rank, size)
     try:
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=size)
@@ -177,7 +177,7 @@ def world() -> Iterator[World]:
 
 
 def silence() -> None:
-    """For all but process 0: no prints and no bars; errors still come through."""
+    """For all but process 0: no prints, no progress bars; errors are still shown."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = Screened(NoTerminal(sys.stderr.buffer, line_buffering=True))
 
@@ -190,36 +190,36 @@ class NoTerminal(io.TextIOWrapper):
 
 
 def end(error: Exception, store: dist.Store) -> None:
-    """Raises the error in the first process that has one. The others end without a word."""
+    """Raises the error in the first process that has one. The others exit silently."""
     quiet = False
     if isinstance(error, dist.DistError) or lost_connection(error):
-        # who died of what is known, on one machine, to the launcher
+        # on one machine the launcher knows which process died, and of what
         quiet = lost_connection(error) and local_processes() == int(os.environ["WORLD_SIZE"])
         error = OperationError(f"the connection to another process of the run broke ({brief(error)}); {AGAIN}")
     if not isinstance(error, UserError | OperationError | Stopped):
         raise error
     if quiet or not first_to_say(store):
         sys.stdout.flush()
-        os._exit(error.exit_code)  # an orderly exit would wait for processes that are gone
+        os._exit(error.exit_code)  # a normal exit would wait for processes that are gone
     raise error
 
 
 def lost_connection(error: Exception) -> bool:
-    """gloo's only exception is RuntimeError."""
+    """gloo raises nothing but RuntimeError."""
     return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
 def first_to_say(store: dist.Store) -> bool:
     try:
         return store.add("said", 1) == 1
-    except RuntimeError:  # its host is gone as well
+    except RuntimeError:  # the store's host is gone as well
         return True
 
 
 class Pulse(threading.Thread):
-    """Signs of life by way of the store: a machine that loses power closes no connection.
+    """Heartbeats through the store: a machine that loses power closes no connection.
 
-    A lost process ends this one, whatever it is waiting for.
+    If another process is lost, this one ends, whatever it is waiting for.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int):
@@ -237,7 +237,7 @@ class Pulse(threading.Thread):
         beat = 0
         while not self._over.wait(BEAT):
             beat += 1
-            patience = threading.Timer(SILENCE, self._end, [UNREACHABLE])  # the store waits for ever for a lost host
+            patience = threading.Timer(SILENCE, self._end, [UNREACHABLE])  # the store waits forever for a lost host
             patience.daemon = True
             patience.start()
             try:
@@ -251,11 +251,11 @@ class Pulse(threading.Thread):
             silent = [count + 1 if new == old else 0 for new, old, count in zip(now, last, silent, strict=True)]
             last = now
             if max(silent) * BEAT >= SILENCE:
-                self._end(f"process {silent.index(max(silent))} has given no sign of life for {SILENCE} s")
+                self._end(f"process {silent.index(max(silent))} has not responded for {SILENCE} s")
                 return
 
     def _end(self, reason: str) -> None:
-        if self._over.wait(BEAT):  # the run was over in the meantime
+        if self._over.wait(BEAT):  # the run has ended in the meantime
             return
         print(f"error: {reason}; {AGAIN}", file=sys.stderr, flush=True)
         os._exit(1)

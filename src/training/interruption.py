@@ -1,4 +1,4 @@
-"""When training is to end before its last epoch, and how it says so."""
+"""Ending training before its last epoch: by a signal or a time limit, after the state is saved."""
 import io
 import signal
 import sys
@@ -12,10 +12,10 @@ SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 
 class StopRequest:
-    """Asks training to end after the step under way: the first SIGINT, SIGTERM or SIGHUP, or the time limit.
+    """Asks training to end after the current step: on the first SIGINT, SIGTERM or SIGHUP, or at the time limit.
 
-    One process asked is enough: all learn of it at the same step. A second signal ends at once, unless it is SIGHUP: a
-    terminal that is closed sends several. Where SIGHUP is ignored (nohup), it stays ignored.
+    It is enough that one process is asked: all agree at the same step. A second signal ends the process at once, unless
+    it is SIGHUP, of which a closing terminal sends several. If SIGHUP is ignored (nohup), it stays ignored.
     """
 
     def __init__(self, max_hours: float | None, world: World):
@@ -35,7 +35,7 @@ class StopRequest:
         self._received = signal.Signals(number)
 
     def agreed(self) -> bool:
-        """Whether any process was asked to; every process has to call this equally often."""
+        """Whether any process was asked to end; all processes must call this equally often."""
         late = time.monotonic() > self._deadline
         votes = self._world.sum([*(self._received == number for number in SIGNALS), late])
         for number, asked in zip((*SIGNALS, None), votes, strict=True):
@@ -46,7 +46,7 @@ class StopRequest:
 
 
 class Outlived(io.FileIO):
-    """A stream whose terminal, pipe or disk may be gone or full before the program ends: what it refuses is dropped."""
+    """A stream that drops what it cannot write: its terminal or pipe may be gone, its disk full."""
 
     def write(self, data) -> int:
         try:
@@ -56,18 +56,18 @@ class Outlived(io.FileIO):
 
 
 def outlive_the_log() -> None:
-    """From here on prints and bars cannot end this process: a run of days has its record in the run folder."""
+    """From here on a failing print or progress bar cannot end this process: the run folder has the record."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         try:
             raw = Outlived(stream.fileno(), "w", closefd=False)
-        except (OSError, AttributeError):  # no file is behind it, or it was closed from the start
+        except (OSError, AttributeError):  # not a file, or closed from the start
             continue
         stream.flush()
         outlived = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors,
                                     line_buffering=stream.line_buffering, write_through=stream.write_through)
         setattr(sys, name, outlived)
-        setattr(sys, f"__{name}__", outlived)  # if no one held it, it would close what others write through
+        setattr(sys, f"__{name}__", outlived)  # unreferenced, the old one would close the shared buffer
 
 
 def end_early(run: Run, stop: StopRequest) -> None:

@@ -24,7 +24,7 @@ def grad(pred: np.ndarray, true: np.ndarray) -> float:
 
 
 def conn(pred: np.ndarray, true: np.ndarray, step: float = 0.1, tolerance: float = 0.15) -> float:
-    """Connectivity: how far each pixel lies above the level at which it leaves the common largest component."""
+    """Connectivity: how far each pixel is above the level at which it leaves the common largest component."""
     pred, true = _float(pred), _float(true)
     # The highest level at which a pixel still belongs to the largest 4-connected component of both mattes.
     level = np.ones(true.shape)

@@ -1,6 +1,8 @@
-"""A training run's state: what moves with each step, how it is saved, resumed and recorded in the run folder."""
+"""The state of a training run: saved, resumed and recorded in the run folder."""
+import contextlib
 import copy
 import csv
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -8,40 +10,53 @@ import torch
 from torch import nn
 
 from core import checkpoint
-from core.config import Config, dump_config, flat, official_weights, select_metric
+from core.config import Config, dump_config, flat, in_epoch, official_weights, select_metric
 from core.distributed import World
 from core.errors import UserError, brief
-from core.files import alone_in, move, remove, written_whole
+from core.files import alone_in, move, remove, stamp, written_whole
 from core.outputs import may_write, no_input
+from dataset import TrainSet, ValidationSet
+from imaging.pairs import Pair
 from imaging.pictures import save_curves
-from training.validation import Validation
+from training.validation import Validation, pairs_identity, sha256
 
 NO_EFFECT = {"model.weights": " (no effect: a resumed run keeps its own weights; train.resume=never starts from these)"}
 LAST, BEFORE_LAST, DAMAGED = "last.pth", "last.prev.pth", "last.damaged.pth"
-WRITTEN = ("config.yaml", "levels.json", "validation.json", "curves.png")  # beside what a new run removes
+WRITTEN = ("config.yaml", "levels.json", "validation.json", "curves.png")  # overwritten, not removed, by a new run
 COLUMNS = ["epoch", "train_loss", "train_mse", "val_mse", "val_mse_dense", "val_sad", "val_grad", "val_conn", "lr",
            "images_per_s", "seconds"]
 
 
 def resumable(out_dir: Path) -> bool:
-    """Whether an earlier run's state is there; killed while it saved, it may have left the previous one alone."""
+    """Whether an earlier run left a state; killed while saving, it may have left only last.prev.pth."""
     return (out_dir / LAST).exists() or (out_dir / BEFORE_LAST).exists()
+
+
+def content_of_files(cfg: Config, train_set: TrainSet, val_set: ValidationSet) -> dict[str, str]:
+    """Setting -> fingerprint of the files it names, which tells whether they have changed."""
+    content = {"data.train_csv": pairs_identity(train_set.pairs), "data.val_csv": pairs_identity(val_set.pairs)}
+    if cfg.data.backgrounds_dir:
+        content["data.backgrounds_dir"] = sha256([*map(stamp, train_set.backgrounds)])
+    if cfg.model.weights:
+        with contextlib.suppress(UserError):  # a resumed run does not need them
+            content["model.weights"] = checkpoint.identity(cfg.model.weights)["sha256"]
+    return content
 
 
 @dataclass
 class Progress:
-    """How far the run is; plain values, saved as they are."""
+    """How far the run is; plain values, saved as they are in last.pth."""
     epoch: int = 0        # epochs trained and validated
-    batch: int = 0        # batches done of the epoch under way
+    batch: int = 0        # batches done in the current epoch
     step: int = 0         # optimiser steps in all
-    images: int = 0       # of the epoch under way, and the sums over them:
-    sums: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0  # of training, without validation
+    images: int = 0       # images done in the current epoch
+    sums: dict[str, float] = field(default_factory=dict)  # of each loss term over these images
+    seconds: float = 0.0  # spent on them; without validation
     history: list[dict[str, float]] = field(default_factory=list)  # metrics.csv's rows
-    order: str = ""    # what the order of the epoch's images follows from
-    measure: str = ""  # what validation measures, see validation.measure()
-    anew: list[int] = field(default_factory=list)  # how many rows there were each time that this changed
-    best: dict[str, float] | None = None  # best.pth's row, as validation measures it now; None: there is no best.pth
+    order: str = ""    # fingerprint of what decides the order of the epoch's images
+    measure: str = ""  # validation_identity() of the last validation
+    anew: list[int] = field(default_factory=list)  # len(history) each time that `measure` changed
+    best: dict[str, float] | None = None  # best.pth's row, measured by the current validation; None: no best.pth
 
     def add(self, sums: dict[str, float], images: int, seconds: float) -> None:
         for name, value in sums.items():
@@ -68,16 +83,24 @@ class Progress:
 
 @dataclass
 class Run:
-    """Everything that a resumed run needs to equal an uninterrupted one."""
+    """What a run trains, on what, and how far it is: all that a resumed run needs to equal an uninterrupted one."""
     cfg: Config
     model: nn.Module
-    trained: nn.Module  # runs model forward in training: itself, or what shares its gradients with other processes
-    average: nn.Module  # the EMA of model, or model itself: what is validated and saved as the result
+    trained: nn.Module  # runs the model forward in training: itself, or its wrapper that shares gradients
+    average: nn.Module  # the model's EMA, or itself: this is validated and saved as the result
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     world: World
-    content: dict[str, str] = field(default_factory=dict)  # setting -> what tells the files that it names from others
+    device: torch.device
+    precision: str        # fp32, bf16 or fp16
+    loader_options: dict  # of its DataLoaders
+    content: dict[str, str] = field(default_factory=dict)  # of content_of_files()
     progress: Progress = field(default_factory=Progress)
+
+    @property
+    def phase(self) -> Config:
+        """The settings of the current epoch."""
+        return in_epoch(self.cfg, self.progress.epoch)
 
     @property
     def finished(self) -> bool:
@@ -96,7 +119,7 @@ class Run:
         return self.cfg.train.out_dir / BEFORE_LAST
 
     def save(self) -> None:
-        """last.pth; the one before it stays as last.prev.pth, for the case that last.pth gets damaged."""
+        """Writes last.pth; the one before stays as last.prev.pth, in case last.pth gets damaged."""
         if self.world.main:
             checkpoint.save(self.last, self.state(), self.before_last)
 
@@ -112,63 +135,63 @@ class Run:
         }
 
     def resume(self) -> list[str]:
-        """Takes up what save() left -> what has changed since, one line each."""
+        """Loads what save() wrote -> what has changed since, one line each."""
         alone_in(self.cfg.train.out_dir)
         try:
             state = self.read(self.last)
         except checkpoint.Damaged as error:
             if not self.before_last.exists():
-                raise UserError(f"{error}; or set train.resume=never to start anew") from None
-            print(f"warning {error}\nwarning going on from {self.before_last}, the state before it")
+                raise UserError(f"{error}; or set train.resume=never to start over") from None
+            print(f"warning {error}\nwarning resuming from {self.before_last}, the state before it")
             state = self.read(self.before_last)
-            if self.last.exists():  # or the next save would make it the previous one
+            if self.last.exists():  # or the next save would make it last.prev.pth
                 move(self.last, self.last.with_name(DAMAGED))
         try:
             self.take(state)
             changes = self.changes(state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise UserError(f"{self.last}: holds no state to resume from ({brief(error)}); "
-                            "set train.resume=never to start anew") from None
+            raise UserError(f"{self.last}: is not a state to resume from ({brief(error)}); "
+                            "set train.resume=never to start over") from None
         if self.progress.history and not self.best.exists():
-            print(f"warning {self.best}: is gone; the next epoch becomes the best")
+            print(f"warning {self.best}: is missing; the next epoch becomes the best")
             self.progress.best = None
         return changes
 
     def read(self, path: Path) -> dict:
-        """What save() left. UserError where it is another network's."""
+        """What save() wrote. UserError if it is another network's."""
         state = checkpoint.load(path)
         now = self.cfg.model.variant
         then = (state.get("config") or {}).get("model", {}).get("variant", now)
         if then != now:
-            raise UserError(f"{path}: holds a run of model.variant={then}, not {now}; set model.variant={then} to "
-                            "resume it, or train.resume=never or another train.out_dir to start anew")
+            raise UserError(f"{path}: was trained with model.variant={then}, not {now}; set model.variant={then} to "
+                            "resume it, or train.resume=never or another train.out_dir to start over")
         return state
 
     def changes(self, state: dict) -> list[str]:
-        """What is set otherwise now, and which settings name files that are not the same as then."""
+        """Settings with another value than in the saved state, and settings whose files have changed."""
         then, now = flat(state["config"]), flat(self.cfg.model_dump(mode="json"))
         settings = {key: f"{then.get(key)} -> {value}" for key, value in now.items() if then.get(key) != value}
         before = state.get("content", {})
-        files = {key: "the files that it names" for key, value in self.content.items()
+        files = {key: "the files it names are different" for key, value in self.content.items()
                  if key not in settings and before.get(key, value) != value}
         return [f"{key}: {what}{NO_EFFECT.get(key, '')}" for key, what in {**settings, **files}.items()]
 
     def take(self, state: dict) -> None:
-        """Goes on where another process's or an earlier run's state() stands."""
+        """Continues from the state() of another process or an earlier run."""
         self.model.load_state_dict(state["model_state"])
         if self.average is not self.model:
             self.average.load_state_dict(state["average_state"] or state["model_state"])
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:  # they come with the state; the learning rate is set at each step
+        for group in self.optimizer.param_groups:  # they come with the state, but the setting counts
             group["weight_decay"] = self.cfg.train.weight_decay
-        if state["scaler"]:  # empty after training in another format than fp16: the scale starts anew
+        if state["scaler"]:  # empty unless fp16 was trained: then the scale starts at its default
             self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
 
-    def start_anew(self) -> None:
-        """Removes what an earlier run left in the folder, so that nothing of it can be taken for this one's.
+    def start_over(self) -> None:
+        """Removes an earlier run's files from the folder, so that none can be taken for this run's.
 
-        UserError, with nothing removed, where that is an input of this run or not this program's.
+        UserError, with nothing removed, if one of them is an input of this run or the user's own.
         """
         out_dir = self.cfg.train.out_dir
         old = [*(out_dir / name for name in (LAST, BEFORE_LAST, DAMAGED, "best.pth")),
@@ -180,17 +203,26 @@ class Run:
         self.save_config()
 
     def save_config(self) -> None:
-        """config.yaml, which report, tune and precision go by."""
+        """Writes config.yaml, which report, tune and precision read."""
         with written_whole(self.cfg.train.out_dir / "config.yaml") as part:
             part.write_text(dump_config(self.cfg), encoding="utf-8")
 
     def spare(self, paths: list[Path]) -> None:
-        """UserError where a file that this run removes or overwrites is one of its inputs or not this program's."""
+        """UserError if a file that this run removes or overwrites is one of its inputs or the user's own."""
         data, weights = self.cfg.data, official_weights(self.cfg.model.variant)
         no_input("train.out_dir", self.cfg.train.out_dir, [weights.parent])
         for path in paths:
             no_input("train.out_dir", path, [self.cfg.model.weights, data.train_csv, data.val_csv])
             may_write(path)
+
+    def check_order(self, pairs: Sequence[Pair]) -> None:
+        """Starts the current epoch again if its images now come in another order, so that each comes once."""
+        names = [(pair.image_path.name, pair.alpha_path.name) for pair in pairs]
+        order = sha256((self.cfg.seed, names))
+        if self.progress.images and self.progress.order not in ("", order):
+            print(f"epoch   {self.progress.epoch + 1} starts again: the training pairs or the seed have changed")
+            self.progress.begin_epoch()
+        self.progress.order = order
 
     def is_best(self) -> bool:
         """Whether the last epoch is at least as good as best.pth."""
@@ -198,11 +230,11 @@ class Run:
         return best is None or self.progress.history[-1][metric] <= best[metric]
 
     def best_row(self) -> dict[str, float]:
-        """Of the epoch that best.pth is; an older version's state does not name it: the last of the best ones."""
+        """The row of best.pth's epoch; states of older versions do not name it: then the last of the best rows."""
         return self.progress.best or min(reversed(self.progress.history), key=lambda row: row[select_metric(self.cfg)])
 
     def best_state(self) -> dict | None:
-        """Weights and metrics of best.pth; None where it is gone or is not this run's."""
+        """Weights and metrics of best.pth; None if it is missing or cannot be used."""
         if not self.best.exists():
             return None
         try:
@@ -213,14 +245,14 @@ class Run:
             return None
 
     def save_best(self, weights: dict[str, torch.Tensor], result: Validation) -> None:
-        """best.pth and validation.json: the weights of progress.best, and how they were measured."""
+        """Writes best.pth and validation.json: the weights of progress.best, and their measurements."""
         row = self.progress.best
         checkpoint.save(self.best, {"model_state": weights, "config": self.cfg.model_dump(mode="json"),
                                     "epoch": row["epoch"], "metrics": row})
         result.save(self.best.with_name("validation.json"), row["epoch"], checkpoint.fingerprint(weights))
 
     def record(self) -> None:
-        """metrics.csv and curves.png, from the history."""
+        """Writes metrics.csv and curves.png from the history."""
         history = self.progress.history
         terms = [name for name in history[-1] if name not in COLUMNS]
         with written_whole(self.cfg.train.out_dir / "metrics.csv") as part, part.open("w", newline="") as file:

@@ -1,18 +1,18 @@
-"""The learning rate as a pure function of where training stands, so that a resumed run has nothing to restore."""
+"""The learning rate as a pure function of training's progress, so that a resumed run has nothing to restore."""
 import math
 from collections.abc import Collection, Sequence
 
 from core.schema import Train
 
-# As in torch's ReduceLROnPlateau, whose defaults they are:
-IMPROVEMENT = 1e-4  # relative; less than this counts as none
+# The defaults of torch's ReduceLROnPlateau:
+IMPROVEMENT = 1e-4  # relative; a smaller one does not count
 SMALLEST_DROP = 1e-8
 
 
 def learning_rate(cfg: Train, step: float, steps: int, values: Sequence[float], anew: Collection[int] = ()) -> float:
     """For `step` (from 0) of `steps`; `values`: the validation metric of the epochs so far, lower is better.
 
-    anew: the indices in `values` from which on something else was measured, so that what was best before says nothing.
+    anew: indices in `values` at which the validation changed; earlier values are not comparable with later ones.
     """
     rising = round(cfg.warmup * steps)
     warm = min(1.0, (step + 1) / rising) if rising else 1.0

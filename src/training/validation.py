@@ -1,4 +1,4 @@
-"""Validation: predicts as inference does, and says how good that is between the floor and the trivial predictions."""
+"""Validation: predicts as inference does, and compares the error with its floor and with trivial predictions."""
 import contextlib
 import hashlib
 import json
@@ -22,37 +22,19 @@ from imaging.images import to_levels
 from imaging.pairs import Pair, read_pair
 from inference.predictor import Predictor
 from training import metrics
-from training.batches import loaded
+from training.workers import loaded
 
 DRAWS = 4  # per image for the floor: its standard error over pixels and images is far below its value
 
 
-@dataclass(frozen=True)
-class Yardstick:
-    """What each epoch of a run is measured by."""
-    predict: Predictor
-    val_set: ValidationSet
-    loading: dict             # how its DataLoader runs
-    levels: dict[str, float]  # of reference_levels()
-    identity: str             # of measure()
-
-    def validate(self, stopped: Callable[[], bool], shown: Collection[int],
-                 world: World) -> tuple["Validation", list[tuple]]:
-        return validate(self.predict, self.val_set, self.predict.batch_size, self.loading, stopped, shown, world)
-
-    def values(self, result: "Validation") -> dict[str, float]:
-        """metrics.csv's val_* columns, and the levels between which they lie."""
-        return result.means() | {"val_floor": self.levels["floor"], "val_constant": self.levels["constant"]}
-
-
 @dataclass
 class Validation:
-    """What one pass over the validation set measured."""
-    images: dict[int, dict] = field(default_factory=dict)  # one row per image, by index: names and metrics
+    """The measurements of one pass over the validation set."""
+    images: dict[int, dict] = field(default_factory=dict)  # index -> row of names and metrics
     # pixels per level 0…255 of the file's alpha, the dense target and the prediction
     histograms: dict[str, np.ndarray] = field(
         default_factory=lambda: {name: np.zeros(256, np.int64) for name in ("alpha", "target", "pred")})
-    # sum of the target over the pixels that each predicted level has: divided by pred's histogram, the calibration
+    # sum of the target over the pixels of each predicted level; divided by pred's histogram: the calibration
     target_sums: np.ndarray = field(default_factory=lambda: np.zeros(256))
 
     def add(self, index: int, pair: Pair, alpha: np.ndarray, target: np.ndarray, pred: np.ndarray) -> dict:
@@ -74,13 +56,13 @@ class Validation:
         return {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0] if name.startswith("val_")}
 
     def merged(self, world: World) -> "Validation":
-        """What all processes have measured; rows in the images' order, so that means do not depend on who did what."""
+        """All processes' measurements; rows in the images' order, so that means do not depend on the sharing."""
         parts = world.gather((self.histograms, self.target_sums))
         histograms = {name: sum(part[name] for part, _ in parts) for name in self.histograms}
         return Validation(world.merge(self.images), histograms, sum(sums for _, sums in parts))
 
     def save(self, path: Path, epoch: int, weights: str) -> None:
-        """As validation.json of a run folder, for the report. weights: the fingerprint of what was validated."""
+        """Writes a run folder's validation.json, for the report. weights: checkpoint.fingerprint() of the network."""
         with written_whole(path) as part:
             part.write_text(json.dumps({
                 "epoch": epoch, "weights": weights, "images": list(self.images.values()),
@@ -88,33 +70,47 @@ class Validation:
                 "histograms": {name: counts.tolist() for name, counts in self.histograms.items()}}), encoding="utf-8")
 
 
-def validate(predict: Predictor, val_set: ValidationSet, batch_size: int, loading: dict,
-             stopped: Callable[[], bool] = lambda: False, shown: Collection[int] = (),
-             world: World = ALONE) -> tuple[Validation, list[tuple]]:
-    """The whole set, or what is done of it once stopped(); the processes take its batches in turn.
+@dataclass(frozen=True)
+class Validator:
+    """Measures `predict` on a validation set, as often as asked: a run does so after each epoch."""
+    predict: Predictor
+    val_set: ValidationSet
+    loader_options: dict = field(default_factory=dict)
+    world: World = ALONE
+    levels: dict[str, float] = field(default_factory=dict)  # of reference_levels()
+    identity: str = ""                                      # of validation_identity()
 
-    loading: how its DataLoader runs. -> measurements, and (row, rgb, alpha, target, pred) of the images `shown`.
-    """
-    result, pictures = Validation(), {}
-    batches = [range(len(val_set))[start:start + batch_size] for start in range(0, len(val_set), batch_size)]
-    mine = world.deal(batches)
-    loader = loaded(val_set, loading, batch_sampler=mine, collate_fn=list)
-    for turn in tqdm(range(math.ceil(len(batches) / world.size)), "validation", unit="batch", disable=None,
-                     leave=False):
-        if turn < len(mine):
-            batch = next(loader)
-            preds = predict([rgb for rgb, _, _ in batch])
-            for index, (rgb, alpha, target), pred in zip(mine[turn], batch, preds, strict=True):
-                row = result.add(index, val_set.pairs[index], alpha, target, pred)
-                if index in shown:
-                    pictures[index] = row, rgb, alpha, target, pred
-        if stopped():  # asks all processes: each has to be here in each turn
-            break
-    return result.merged(world), list(world.merge(pictures).values())
+    def validate(self, shown: Collection[int] = (),
+                 stopped: Callable[[], bool] = lambda: False) -> tuple[Validation, list[tuple]]:
+        """The whole set, or the part done when stopped() says so; the processes take its batches in turn.
+
+        -> measurements, and (row, rgb, alpha, target, pred) of the images whose indices are `shown`.
+        """
+        result, pictures = Validation(), {}
+        count, size = len(self.val_set), self.predict.batch_size
+        batches = [range(count)[start:start + size] for start in range(0, count, size)]
+        mine = self.world.deal(batches)
+        loader = loaded(self.val_set, self.loader_options, batch_sampler=mine, collate_fn=list)
+        for turn in tqdm(range(math.ceil(len(batches) / self.world.size)), "validation", unit="batch", disable=None,
+                         leave=False):
+            if turn < len(mine):
+                batch = next(loader)
+                preds = self.predict([rgb for rgb, _, _ in batch])
+                for index, (rgb, alpha, target), pred in zip(mine[turn], batch, preds, strict=True):
+                    row = result.add(index, self.val_set.pairs[index], alpha, target, pred)
+                    if index in shown:
+                        pictures[index] = row, rgb, alpha, target, pred
+            if stopped():  # asks all processes, so each calls it in each turn
+                break
+        return result.merged(self.world), list(self.world.merge(pictures).values())
+
+    def columns(self, result: Validation) -> dict[str, float]:
+        """metrics.csv's val_* columns: means, and the levels to read them against."""
+        return result.means() | {"val_floor": self.levels["floor"], "val_constant": self.levels["constant"]}
 
 
-def content(pairs: Sequence[Pair]) -> str:
-    """What tells a set of pairs from another one, or from itself before its CSV or one of its files was edited."""
+def pairs_identity(pairs: Sequence[Pair]) -> str:
+    """Changes when another pair is listed or a file is edited."""
     return sha256([(stamp(pair.image_path), stamp(pair.alpha_path)) for pair in pairs])
 
 
@@ -122,17 +118,17 @@ def sha256(values: object) -> str:
     return hashlib.sha256(repr(values).encode()).hexdigest()
 
 
-def measure(val_set: ValidationSet, cfg: Config, world: World = ALONE) -> str:
-    """What tells a validation from one whose numbers cannot be compared with its own: other truths or predictions."""
+def validation_identity(val_set: ValidationSet, cfg: Config, world: World = ALONE) -> str:
+    """Changes when earlier results are no longer comparable: other truths, or another way to predict."""
     infer = cfg.infer
-    own = sha256((content(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray, infer.size, infer.tta,
+    own = sha256((pairs_identity(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray, infer.size, infer.tta,
                   infer.tile_over))
-    return world.from_main({"measure": own})["measure"]  # on another machine the same files can have other times
+    return world.from_main({"measure": own})["measure"]  # the same files can have other times on another machine
 
 
 def kept_levels(cache: Path, identity: str) -> dict[str, float] | None:
-    """What reference_levels() left in the file, if it is about the same images and draws."""
-    with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+    """The levels that reference_levels() has kept in the file, if for the same images and draws."""
+    with contextlib.suppress(OSError, ValueError):  # missing or damaged
         known = json.loads(cache.read_text(encoding="utf-8"))
         if isinstance(known, dict) and known.pop("identity", None) == identity:
             return known
@@ -140,12 +136,12 @@ def kept_levels(cache: Path, identity: str) -> dict[str, float] | None:
 
 
 def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: World = ALONE) -> dict[str, float]:
-    """What val_mse_dense is to be read against: the `floor`, and the predictions `zero` and best `constant`.
+    """val_mse_dense of the best possible model (`floor`), of all zeros (`zero`) and of the best constant (`constant`).
 
-    The floor is the mean over images of the variance between draws of the dense alpha: the draws cannot be seen in the
-    image, so no model beats it in expectation. Computed once per validation set and kept in the file `cache`.
+    The floor is the variance between draws of the dense alpha, averaged over images: the image does not show which draw
+    it is, so no model beats that in expectation. Computed once per validation set and kept in the file `cache`.
     """
-    identity = sha256((content(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray))
+    identity = sha256((pairs_identity(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray))
     known = world.from_main(kept_levels(cache, identity) if world.main else None)
     if known:
         return known
@@ -166,6 +162,6 @@ def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: Wo
     floor, mean, square = np.mean(list(rows.values()), axis=0)
     levels = {"floor": float(floor), "constant": float(square - mean**2), "zero": float(square)}
     if world.main:
-        with contextlib.suppress(UserError), written_whole(cache) as part:  # a file of the user's: computed each time
+        with contextlib.suppress(UserError), written_whole(cache) as part:  # the user's own file: computed each time
             part.write_text(json.dumps({"identity": identity, **levels}), encoding="utf-8")
     return levels
