@@ -24,6 +24,8 @@ from core.outputs import check_folder
 from dataset import TrainSet, ValidationSet
 from imaging.pairs import Pair, configured_pairs, shared
 from imaging.pictures import panel_sheet, save_picture
+from inference.predictor import Predictor
+from inference.torch_backend import live_network
 from losses import matting_loss
 from training.batches import check_batches, epoch_batches, synchronised, values_per_channel
 from training.interruption import StopRequest, end_early, outlive_the_log
