@@ -39,6 +39,25 @@ def test_documented_targets_settings_and_files_exist(path):
         assert (ROOT / link).exists(), link
 
 
+def test_the_readme_shows_the_tree_with_each_folder():
+    tree = re.search(r"```\n(src/.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    named = re.findall(r"^(  )?(\w+)/ +\S", tree, re.M)
+    assert len(named) == len(tree.splitlines())
+    shown, top = set(), None
+    for indent, name in named:
+        top = top if indent else ROOT / name
+        shown.add(top / name if indent else top)
+    # what enters the container image is what the repository is made of
+    allowed = re.findall(r"^!(\w+)$", (ROOT / ".dockerignore").read_text(), re.M)
+    tops = [ROOT / name for name in allowed if (ROOT / name).is_dir()]
+    folders = [*tops, *(folder for top in tops for folder in top.iterdir() if folder.is_dir())]
+    assert shown == {folder for folder in folders if holds_files(folder)}
+
+
+def holds_files(folder) -> bool:
+    return any(path.is_file() and "__pycache__" not in path.parts for path in folder.rglob("*"))
+
+
 def test_every_target_has_its_line_of_help():
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
