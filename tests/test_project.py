@@ -1,4 +1,4 @@
-"""The project's own promises: documented commands work, imports point one way, one help line per target."""
+"""The project itself: documented commands work, imports point one way, each target has one line of help."""
 import ast
 import re
 import subprocess
@@ -98,7 +98,7 @@ def test_nothing_in_src_imports_a_script():
 
 def test_every_package_that_is_imported_is_pinned():
     files = [path for folder in ("src", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]
-    # By their lines rather than their syntax: programs for other processes are strings. Words of prose are no packages.
+    # By lines rather than syntax, since programs for other processes are in strings. Words of prose are not packages.
     imported = {name for path in files for name in re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.M)}
     own = {path.stem for path in files} | {path.parent.name for path in files}
     known = packages_distributions()
