@@ -69,7 +69,7 @@ def round_part(alpha, rng, light: Light, albedo, *, gloss=0.2, shine=40, puff=0.
     colour = np.asarray(albedo, np.float32) * (1 + 0.06 * mottle[..., None])
     if weave:
         x, y = grid(extent)
-        # Threads too fine for the picture are left out: a camera averages them, but sampling them gives a moire pattern.
+        # Threads too fine for the picture are left out: a camera averages them, but sampling gives a moire pattern.
         threads = np.sin(x * 420 * scale) * np.sin(y * 420 * scale) * smoothstep(300, 600, len(alpha))
         colour = colour * (1 + 0.22 * weave * threads + 0.08 * weave * grain)[..., None]
     layer[window] = paint(shade(normals(height), colour.astype(np.float32), light, gloss, shine), mask)
