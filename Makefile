@@ -1,5 +1,5 @@
 # One readable command per target. ARGS passes settings on: make train ARGS="train.epochs=3 data.limit=100"
-# They reach the shell as typed, so blanks, # and $ are quoted for it alone: ARGS="train.out_dir='outputs/run #2'"
+# They reach the shell as typed, so quote blanks, # and $ for the shell only: ARGS="train.out_dir='outputs/run #2'"
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
@@ -7,22 +7,22 @@ ifneq ($(origin ARGS),file)
 override ARGS := $(value ARGS)
 endif
 SOURCE ?= competition,magick
-# Several processes, for train and infer: GPUS per machine; on each of NNODES machines the same command with its own
-# NODE_RANK (0, 1, …) and the address of machine 0; how often a run whose process died is started again.
+# Several processes, for train and infer: GPUS per machine. On several machines (NNODES) start the same command on each,
+# with its own NODE_RANK (0, 1, …) and the address of machine 0. RESTARTS: restarts allowed after a process dies.
 GPUS   ?= 1
 NNODES ?= 1
 NODE_RANK   ?= 0
 MASTER_ADDR ?=
 MASTER_PORT ?= 29500
 RESTARTS    ?= 0
-# The image's targets: docker or podman, the image's name; DOCKER_ARGS adds arguments of `docker run`.
+# For the docker targets: docker or podman, and the image's name. DOCKER_ARGS adds arguments to `docker run`.
 DOCKER ?= docker
 IMAGE  ?= dense-matting
 
 PY   := $(VENV)/bin/python
 PROCESSES = --gpus $(GPUS) --restarts $(RESTARTS) --nnodes $(NNODES) --node-rank $(NODE_RANK) \
             --master-addr "$(MASTER_ADDR)" --master-port $(MASTER_PORT)
-# At 192 px the blurs of the dense alpha are as much shorter. Training only: test images are drawn at 1024 px.
+# The blurs of the dense alpha, scaled down to 192 px. For training only: test images are drawn at 1024 px.
 SMALL_BLURS := augment.xray.low_sigma=1.9 augment.xray.background_sigma=12
 PHOTOGRAPHS ?=
 
@@ -34,7 +34,7 @@ PHOTOGRAPHS ?=
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready  ## the virtual environment; every target sees to it by itself
+setup: $(VENV)/.ready  ## the virtual environment; every target makes it if needed
 
 # The pinned packages have wheels for these versions.
 PYTHONS := 3.11 3.12 3.13 3.14
@@ -42,7 +42,7 @@ PYTHONS := 3.11 3.12 3.13 3.14
 $(VENV)/.ready: requirements.txt
 	@found=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') || found="not found"; \
 	case " $(PYTHONS) " in *" $$found "*) ;; *) echo "error: $(PYTHON): Python $$found; the packages need one of" \
-	    "$(PYTHONS): make PYTHON=python3.12 setup" >&2; exit 2;; esac
+	    "$(PYTHONS); run: make PYTHON=python3.12 setup" >&2; exit 2;; esac
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -r requirements.txt
 	@echo "compiling pymatting, once (about a minute)" && $(PY) -c "import pymatting"
@@ -52,7 +52,7 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 	$(PY) -m pip install -q -r requirements-dev.txt
 	@touch $@
 
-demo: setup  ## data, training, inference, score and picture in one go, with no network
+demo: setup  ## data, training, inference, score and pictures in one go, without a network
 	$(PY) scripts/get_data.py --config configs/demo.yaml $(ARGS)
 	$(PY) src/train.py --config configs/demo.yaml $(SMALL_BLURS) $(ARGS)
 	$(PY) src/infer.py --config configs/demo.yaml $(ARGS)
@@ -60,7 +60,7 @@ demo: setup  ## data, training, inference, score and picture in one go, with no 
 	$(PY) src/submit.py score --config configs/demo.yaml $(ARGS)
 	$(PY) scripts/report.py --config configs/demo.yaml $(ARGS)
 
-pretrain: data/pretrain/splits/train.csv  ## the embedded weights anew (PHOTOGRAPHS=pairs.csv: scored on them too)
+pretrain: data/pretrain/splits/train.csv  ## trains the embedded weights again (PHOTOGRAPHS=pairs.csv: also scores them on these)
 	$(PY) src/train.py --config configs/pretrain.yaml $(SMALL_BLURS) $(ARGS)
 	$(PY) scripts/embed.py --config configs/pretrain.yaml --photographs "$(PHOTOGRAPHS)" $(ARGS)
 
@@ -73,14 +73,14 @@ data: setup  ## pairs and test images into data/; SOURCE=competition,magick (def
 weights: setup  ## the official U²-Net weights, verified, into weights/
 	$(PY) scripts/get_weights.py $(ARGS)
 
-train: setup  ## trains into outputs/<run>/, resumes where it was interrupted; GPUS=n: see docs/scaling.md
+train: setup  ## trains into outputs/<run>/, or resumes an interrupted run; GPUS=n: see docs/scaling.md
 	$(PY) scripts/launch.py train $(PROCESSES) $(ARGS)
 
 infer: setup  ## best checkpoint -> validated submission.csv (and PNG mattes, cut-outs)
 	$(PY) scripts/launch.py infer $(PROCESSES) $(ARGS)
 	$(PY) src/submit.py validate $(ARGS)
 
-score: setup  ## MSE of submission.csv where the true alphas are known
+score: setup  ## MSE of submission.csv, if the true alphas are known
 	$(PY) src/submit.py score $(ARGS)
 
 submit: setup  ## uploads submission.csv, waits for its public score, records it in outputs/submissions.csv
@@ -89,19 +89,19 @@ submit: setup  ## uploads submission.csv, waits for its public score, records it
 kernel-build: setup  ## the Kaggle kernel: a script or notebook in build/kernel/, weights and settings in build/dataset/
 	$(PY) scripts/kernel.py build $(ARGS)
 
-kernel-test: kernel-build  ## runs it here as Kaggle would: offline, in a tree of its own, without this repository
+kernel-test: kernel-build  ## runs the kernel here as Kaggle would: offline, in its own folders, without this repository
 	$(PY) scripts/kernel.py test $(ARGS)
 
-kernel-push: kernel-test  ## uploads both, follows the run on Kaggle to its end, fetches and validates its submission.csv
+kernel-push: kernel-test  ## uploads both, waits for the run on Kaggle, fetches and validates its submission.csv
 	$(PY) scripts/kernel.py push $(ARGS)
 
 report: setup  ## outputs/<run>/report.html: the run on one self-contained page
 	$(PY) scripts/report.py $(ARGS)
 
-tune: setup  ## post-processing that lowers the run's MSE, if any; infer.postprocess=tuned then applies it
+tune: setup  ## finds post-processing that lowers the run's MSE, if any; infer.postprocess=tuned applies it
 	$(PY) scripts/tune.py $(ARGS)
 
-ablate: setup  ## what each augmentation, loss term and option brings: ARGS="--budget 300 --seeds 3"
+ablate: setup  ## what each augmentation, loss term and option is worth: ARGS="--budget 300 --seeds 3"
 	$(PY) scripts/ablate.py $(ARGS)
 
 precision: setup  ## what each backend and number format costs in MSE and time; makes infer.precision=int8 possible
@@ -119,7 +119,7 @@ crash: $(VENV)/.ready-dev  ## kills data, training, inference and kernel build a
 soak: setup  ## trains and infers over and over, measures memory and open files: ARGS="--minutes 60"
 	$(PY) tests/stress/soak.py $(ARGS)
 
-fuzz: $(VENV)/.ready-dev  ## coverage-guided fuzzing of what reads foreign files, 10 minutes each (Linux, x86-64)
+fuzz: $(VENV)/.ready-dev  ## coverage-guided fuzzing of the file readers, 10 minutes each (Linux, x86-64)
 	$(PY) -m pip install -q -r tests/stress/fuzz/requirements.txt
 	for target in submission pairs config weights; do $(PY) tests/stress/fuzz/fuzz.py $$target -max_total_time=600 || exit 1; done
 
@@ -130,7 +130,7 @@ docker-build:  ## the CUDA image; BASE_IMAGE and TORCH_INDEX: see docker/Dockerf
 	$(DOCKER) build -f docker/Dockerfile -t $(IMAGE) --build-arg REVISION="$$(git describe --always --dirty --exclude='*')" \
 	    $(foreach name,BASE_IMAGE TORCH_INDEX,$(if $($(name)),--build-arg $(name)=$($(name)))) .
 
-# The same targets inside the image, with this folder's config.yaml, data, weights and outputs, on the GPUs if any.
+# The same targets inside the image, with this folder's config.yaml, data, weights and outputs, and its GPUs if any.
 IN_IMAGE = @DOCKER="$(DOCKER)" IMAGE="$(IMAGE)" docker/run.sh $(@:docker-%=%) \
            $(foreach name,SOURCE ARGS GPUS NNODES NODE_RANK MASTER_ADDR MASTER_PORT RESTARTS,\
            $(if $(filter file,$(origin $(name))),,$(name)='$(subst ','\'',$($(name)))'))

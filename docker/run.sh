@@ -1,10 +1,10 @@
 #!/bin/sh
-# One make target in the image, with this folder's config.yaml, data, weights and outputs: what `make docker-train` and
-# its kin call.
+# Runs one make target in the image, with this folder's config.yaml, data, weights and outputs. `make docker-train` and
+# the other docker targets call it.
 #
 #     DOCKER=podman DOCKER_ARGS="-v /photos:/app/photos:ro" docker/run.sh infer ARGS="infer.images=photos"
 #
-# DOCKER: docker (default) or podman. IMAGE: the image's name. DOCKER_ARGS: more arguments of `docker run`.
+# DOCKER: docker (default) or podman. IMAGE: the image's name. DOCKER_ARGS: more arguments for `docker run`.
 set -eu
 cd "$(dirname "$0")/.."
 : "${DOCKER:=docker}" "${IMAGE:=dense-matting}" "${DOCKER_ARGS:=}"
@@ -15,22 +15,22 @@ stop() {
     exit 2
 }
 
-info=$("$DOCKER" info 2>&1) || stop "\`$DOCKER info\` fails: $(echo "$info" | tail -n 1)"
+info=$("$DOCKER" info 2>&1) || stop "\`$DOCKER info\` failed: $(echo "$info" | tail -n 1)"
 has() {
     echo "$info" | grep -qE "$1"
 }
 
-# The arguments of `docker run` are put before those of make, one after the other.
+# From here on, each `set --` puts arguments of `docker run` before those of make.
 set -- "$IMAGE" "$@"
-mkdir -p data weights outputs # else Docker would, as root
+mkdir -p data weights outputs # otherwise Docker would, as root
 for folder in data weights outputs; do
     set -- -v "$PWD/$folder:/app/$folder" "$@"
 done
 
-# The image has a config.yaml of its own, which its tests are about.
+# The tests need the image's own config.yaml.
 if [ -f config.yaml ] && [ "$target" != test ]; then set -- -v "$PWD/config.yaml:/app/config.yaml:ro" "$@"; fi
 
-# Where the Kaggle client looks for credentials, in /tmp, the container's home. It renews tokens there: not read-only.
+# The Kaggle client's credentials go to /tmp, the container's home. The client renews tokens there, so not read-only.
 case $target in
 data | submit) # these talk to Kaggle
     set -- -e KAGGLE_USERNAME -e KAGGLE_KEY "$@"
@@ -49,8 +49,7 @@ data | submit) # these talk to Kaggle
     ;;
 esac
 
-# What is written belongs to the caller. Without privileges of its own, Docker's root is the caller already, and Podman
-# has to be told to keep the number.
+# Files must belong to the caller. Root in rootless Docker is the caller already; rootless Podman needs keep-id.
 user=$(id -u):$(id -g)
 case $(basename "$DOCKER") in
 podman*)
@@ -72,6 +71,6 @@ esac
 echo "gpu     ${gpus:-none: $missing}"
 
 if [ -t 0 ] && [ -t 1 ]; then set -- --interactive --tty "$@"; fi
-# DataLoader workers hand their batches over in shared memory, of which Docker gives 64 MB.
+# DataLoader workers pass batches through shared memory; Docker's default of 64 MB is too small.
 # shellcheck disable=SC2086
 exec "$DOCKER" run --rm --shm-size 8g $gpus $DOCKER_ARGS "$@"

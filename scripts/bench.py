@@ -4,8 +4,8 @@
     python scripts/bench.py --rows xray,components         # some of them; the table in docs/ stays as it is
     python scripts/bench.py --gpu                          # the rows of a GPU
 
-Every row runs reference and ours in turn, after one warm-up each, and shows the medians. The reference is
-scripts/benchmark/baseline.py; the rows stand in scripts/benchmark/rows.py.
+Every row runs the reference and our side in turn, after one warm-up each, and shows the medians. The reference is
+scripts/benchmark/baseline.py; the rows are in scripts/benchmark/rows.py.
 """
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,8 +26,7 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from benchmark import rows as bench_work
-from benchmark.rows import Work
+from benchmark.rows import Work, cpu_works, gpu_works
 from core import cli
 from core.config import load_config
 from core.device import processor
@@ -38,35 +37,28 @@ from core.outputs import check_file, may_write
 HEADER = "| work | reference | ours | ratio | asked | agreement |\n|---|---|---|---|---|---|\n"
 
 
-def bench(args) -> None:
-    cfg = load_config(args.config, args.overrides)
-    check_file(Path(args.out), "--out")
-    if args.gpu and not torch.cuda.is_available():
-        raise UserError("--gpu: torch sees no CUDA device")
-    works = bench_work.gpu_works(cfg) if args.gpu else bench_work.cpu_works(cfg)
-    chosen = {name.strip() for name in args.rows.split(",") if name.strip()}
+def bench(works: Sequence[Work], repeats: int, machine: str) -> dict:
+    """Prints each row as soon as it is measured -> the record of all of them."""
+    cv2.setNumThreads(1)
+    print(machine, flush=True)
+    rows = []
+    for work in tqdm(works, "bench", disable=None):
+        rows.append(measure(work, repeats))
+        tqdm.write(table_line(rows[-1]), file=sys.stdout)
+    return {"machine": machine, "date": date.today().isoformat(), "repeats": repeats, "rows": rows}
+
+
+def choose(works: Sequence[Work], groups: str) -> list[Work]:
+    """The works of some groups, joined by commas; all works for an empty text."""
+    chosen = {name.strip() for name in groups.split(",") if name.strip()}
     known = {work.group for work in works}
     if chosen - known:
         raise UserError(f"--rows: no {', '.join(sorted(chosen - known))}; known: {', '.join(sorted(known))}")
-    may_write(args.out)
-    cv2.setNumThreads(1)
-    machine = describe_machine(args.gpu)
-    print(machine, flush=True)
-    rows = []
-    for work in tqdm([work for work in works if not chosen or work.group in chosen], "bench", disable=None):
-        rows.append(measure(work, args.repeats))
-        tqdm.write(table_line(rows[-1]), file=sys.stdout)
-    out = Path(args.out)
-    record = {"machine": machine, "date": date.today().isoformat(), "repeats": args.repeats, "rows": rows}
-    with written_whole(out) as part:
-        part.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    if args.doc:
-        put_table(Path(args.doc), "gpu" if args.gpu else "cpu", as_markdown(record))
-    print(f"{out}{f', {args.doc}' if args.doc else ''}")
+    return [work for work in works if not chosen or work.group in chosen]
 
 
 def measure(work: Work, repeats: int) -> dict:
-    """Median seconds of reference and ours, run in turn so that a machine that changes its speed is fair to both."""
+    """Median seconds of both sides, run in turn: if the machine changes its speed, it does so for both."""
     with work.ours() as (ours, note), Reference(work.reference) as reference:
         result = ours()
         seconds = {"reference": [], "ours": []}
@@ -84,9 +76,9 @@ def measure(work: Work, repeats: int) -> dict:
 
 
 class Reference:
-    """A work's reference in a process of its own, as people run it: ours changes how a process treats its memory.
+    """The reference in its own process, as people run it: our side changes how its process handles memory.
 
-    `result` is that of its first run, which is not timed.
+    `result` comes from the first run, which is not timed.
     """
 
     def __init__(self, side: Callable | None):
@@ -111,8 +103,8 @@ class Reference:
 
 
 def serve(side: Callable, connection: Connection) -> None:
-    """The process: prepares the side, runs it once, then times it whenever told to."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other process's matter
+    """Runs in that process: prepares the side, runs it once, then times one run per request."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     cv2.setNumThreads(1)
     with side() as run:
         connection.send(run())
@@ -127,7 +119,7 @@ def timed(side: Callable) -> float:
 
 
 def as_markdown(record: dict) -> str:
-    """The table, under the machine and the command's date."""
+    """The table, below a line with the machine and the date."""
     return (f"{record['machine']}; {record['date']}, medians of up to {record['repeats']} runs in turn.\n\n{HEADER}"
             + "\n".join(map(table_line, record["rows"])) + "\n")
 
@@ -144,11 +136,11 @@ def show_seconds(seconds: float) -> str:
 
 
 def put_table(doc: Path, name: str, table: str) -> None:
-    """Replaces what stands between <!-- name --> and <!-- /name --> in a document."""
+    """Replaces the text between <!-- name --> and <!-- /name --> in a document."""
     text, count = re.subn(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda found: found[1] + table + found[2],
                           doc.read_text(encoding="utf-8"), flags=re.S)
     if not count:
-        raise UserError(f"{doc}: has no place for the table, <!-- {name} --> … <!-- /{name} -->")
+        raise UserError(f"{doc}: no place for the table; add the lines <!-- {name} --> and <!-- /{name} -->")
     with written_whole(doc, known=True) as part:
         part.write_text(text, encoding="utf-8")
 
@@ -160,12 +152,24 @@ def describe_machine(gpu: bool) -> str:
 
 
 def main() -> None:
-    bench(cli.parse(__doc__, options={
-        "rows": ("", "groups of rows, joined by commas; all when left out"),
-        "repeats": (3, "counted runs of each side; slow rows take fewer"),
-        "out": ("outputs/bench/bench.json", "the figures as JSON"),
+    args = cli.parse(__doc__, options={
+        "rows": ("", "groups of rows, joined by commas; default: all"),
+        "repeats": (3, "timed runs of each side; slow rows take fewer"),
+        "out": ("outputs/bench/bench.json", "JSON file for the figures"),
         "doc": ("", "document whose table is replaced, e.g. docs/benchmarks.md"),
-        "gpu": (False, "the rows of a GPU")}))
+        "gpu": (False, "the rows of a GPU")})
+    cfg, out = load_config(args.config, args.overrides), Path(args.out)
+    check_file(out, "--out")
+    if args.gpu and not torch.cuda.is_available():
+        raise UserError("--gpu: torch sees no CUDA device")
+    works = choose(gpu_works(cfg) if args.gpu else cpu_works(cfg), args.rows)
+    may_write(out)
+    record = bench(works, args.repeats, describe_machine(args.gpu))
+    with written_whole(out) as part:
+        part.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    if args.doc:
+        put_table(Path(args.doc), "gpu" if args.gpu else "cpu", as_markdown(record))
+    print(f"{out}{f', {args.doc}' if args.doc else ''}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the tests share: a small set of pairs, a trained run folder, and the reference material where it is present."""
+"""Shared by the tests: a small set of pairs, a trained run folder, and the reference pictures if present."""
 import csv
 import os
 import signal
@@ -14,11 +14,11 @@ from hypothesis import settings
 
 from core import cli
 
-settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.register_profile("patient", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("patient")
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
-for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"):  # of the `make test` around us, not of the makes tested here
+for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"):  # from the `make test` that runs us, not for makes under test
     os.environ.pop(name, None)
 
 
@@ -30,7 +30,7 @@ def shared() -> Path:
 
 
 def scene(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """A textured disc with a soft edge before a gradient: rgb (size,size,3) uint8, alpha (size,size) float32."""
+    """A textured disc with a soft edge on a gradient: rgb (size,size,3) uint8, alpha (size,size) float32."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     cx, cy, radius = rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65), rng.uniform(0.2, 0.3)
@@ -78,7 +78,7 @@ def script(name: str, *arguments: str, cwd: Path = ROOT, **options) -> subproces
 
 
 def call(main, arguments, monkeypatch, capsys) -> tuple[int, str, str]:
-    """Runs a script's main in this process, as its command would -> exit code, stdout, stderr; no traceback."""
+    """Runs a script's main in this process like a command -> exit code, stdout, stderr; no traceback."""
     monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
     code = 0
     try:
@@ -91,7 +91,7 @@ def call(main, arguments, monkeypatch, capsys) -> tuple[int, str, str]:
 
 
 def one_error_line(result: subprocess.CompletedProcess, exit_code: int) -> str:
-    """The line of a failed command, after checking that it is the only one and no traceback."""
+    """The error line of a failed command, after checking that it is the only one and that there is no traceback."""
     assert result.returncode == exit_code, result.stderr
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if "error:" in line]
@@ -101,7 +101,7 @@ def one_error_line(result: subprocess.CompletedProcess, exit_code: int) -> str:
 
 @pytest.fixture(scope="session")
 def run_dir(tmp_path_factory, pairs_csv) -> Path:
-    """A run folder as training leaves it."""
+    """The folder of a finished training run."""
     out_dir = tmp_path_factory.mktemp("run")
     result = script("src/train.py", *tiny(pairs_csv, out_dir))
     assert result.returncode == 0, result.stderr

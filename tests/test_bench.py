@@ -1,4 +1,4 @@
-"""The bench measures what it says: its references compute the same as ours, its table is what was measured."""
+"""The bench: references compute the same as our side, the table holds what was measured."""
 import json
 import os
 
@@ -8,11 +8,7 @@ import torch
 from torch import nn
 
 import bench
-from benchmark import baseline as reference
-from benchmark import inputs as bench_inputs
-from benchmark import roofline as limits
-from benchmark import run_baseline as bench_reference
-from benchmark import run_pipeline as bench_ours
+from benchmark import baseline, inputs, roofline, run_baseline, run_pipeline
 from conftest import call, scene
 from core.config import DEFAULTS, load_config
 from losses import matting_loss
@@ -47,20 +43,20 @@ def test_what_cannot_be_measured_is_said(arguments, why, monkeypatch, capsys):
 def test_the_reference_step_has_the_loss_of_ours():
     target = torch.from_numpy(np.stack([scene(64, seed)[1] for seed in range(2)])[:, None])
     logits = tuple(torch.randn(target.shape, generator=torch.Generator().manual_seed(n)) for n in range(7))
-    theirs = sum(reference.output_loss(torch.sigmoid(output), target, CFG.loss) for output in logits) / 7
+    theirs = sum(baseline.output_loss(torch.sigmoid(output), target, CFG.loss) for output in logits) / 7
     assert matting_loss(logits, target, CFG.loss)["total"].item() == pytest.approx(theirs.item(), rel=1e-4)
 
 
 def test_the_step_that_is_timed_trains():
-    rgb, target = bench_inputs.training_batch(CFG, 64, 2)
-    with bench_ours.our_run(CFG, 2, torch.device("cpu")) as (run, precision):
-        losses = [bench_ours.our_step(run, rgb, target, precision) for _ in range(3)]
+    rgb, target = inputs.training_batch(CFG, 64, 2)
+    with run_pipeline.our_run(CFG, 2, torch.device("cpu")) as (run, precision):
+        losses = [run_pipeline.our_step(run, rgb, target, precision) for _ in range(3)]
     assert losses[2] < losses[0]
 
 
 def test_bytes_moved_are_those_read_and_written():
     a, b = torch.zeros(1000), torch.zeros(1000)
-    with limits.BytesMoved() as moved:
+    with roofline.BytesMoved() as moved:
         (a + b).view(10, 100)
     assert moved.bytes == 3 * 4000
 
@@ -77,11 +73,11 @@ def test_operations_are_those_of_the_convolutions():
             module.register_forward_hook(note)
     with torch.no_grad():
         model(torch.zeros(1, 3, 64, 64))
-    assert limits.forward_operations(64) == sum(convolutions)
+    assert roofline.forward_operations(64) == sum(convolutions)
 
 
 def test_a_side_runs_in_a_plain_process_of_its_own():
-    with bench.Reference(bench_reference.components) as side:
+    with bench.Reference(run_baseline.components) as side:
         assert side.process.pid != os.getpid() and side.time() > 0
         assert side.result.shape == (1024, 1024)
     assert not side.process.is_alive()

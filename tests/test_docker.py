@@ -1,4 +1,4 @@
-"""The image's files, and what docker-* targets ask of Docker; tests/image/check_image.py really builds and runs it."""
+"""The image's files, and what docker-* targets pass to Docker; tests/image/check_image.py builds the image."""
 import os
 import re
 import shutil
@@ -126,7 +126,7 @@ def test_without_a_daemon_there_is_one_line(fake):
     fake("docker", "true")
     (Path(os.environ["RECORD"]).parent / "bin/docker").write_text("#!/bin/sh\necho 'no daemon' >&2; exit 1\n")
     result = subprocess.run(["docker/run.sh", "train"], capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr == "error: `docker info` fails: no daemon\n"
+    assert result.returncode == 2 and result.stderr == "error: `docker info` failed: no daemon\n"
 
 
 def test_the_entry_point_is_make_unless_there_are_no_data(fake):

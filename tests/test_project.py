@@ -1,4 +1,4 @@
-"""The project's own promises: documented commands work, imports point one way, one help line per target."""
+"""The project itself: documented commands work, imports point one way, each target has one line of help."""
 import ast
 import re
 import subprocess
@@ -37,6 +37,25 @@ def test_documented_targets_settings_and_files_exist(path):
         load_config(DEFAULTS, [word for word in settings.split() if "=" in word])
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / link).exists(), link
+
+
+def test_the_readme_shows_the_tree_with_each_folder():
+    tree = re.search(r"```\n(src/.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    named = re.findall(r"^(  )?(\w+)/ +\S", tree, re.M)
+    assert len(named) == len(tree.splitlines())
+    shown, top = set(), None
+    for indent, name in named:
+        top = top if indent else ROOT / name
+        shown.add(top / name if indent else top)
+    # what enters the container image is what the repository is made of
+    allowed = re.findall(r"^!(\w+)$", (ROOT / ".dockerignore").read_text(), re.M)
+    tops = [ROOT / name for name in allowed if (ROOT / name).is_dir()]
+    folders = [*tops, *(folder for top in tops for folder in top.iterdir() if folder.is_dir())]
+    assert shown == {folder for folder in folders if holds_files(folder)}
+
+
+def holds_files(folder) -> bool:
+    return any(path.is_file() and "__pycache__" not in path.parts for path in folder.rglob("*"))
 
 
 def test_every_target_has_its_line_of_help():
@@ -79,7 +98,7 @@ def test_nothing_in_src_imports_a_script():
 
 def test_every_package_that_is_imported_is_pinned():
     files = [path for folder in ("src", "scripts", "tests") for path in (ROOT / folder).rglob("*.py")]
-    # By their lines rather than their syntax: programs for other processes are strings. Words of prose are no packages.
+    # By lines rather than syntax, since programs for other processes are in strings. Words of prose are not packages.
     imported = {name for path in files for name in re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.M)}
     own = {path.stem for path in files} | {path.parent.name for path in files}
     known = packages_distributions()

@@ -1,5 +1,4 @@
 """The procedural data set: exact, deterministic, soft where its subject is soft, and the same scene at every size."""
-
 import cv2
 import numpy as np
 import pytest
@@ -54,7 +53,7 @@ def test_layer_is_premultiplied_and_not_cut_by_its_own_frame(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_small_picture_is_the_large_one_reduced(scenes, family):
     large = draw_scene(5, first_index(family), 194)
-    # Threads are too fine to be compared pixel by pixel: both are averaged over patches of 4 x 4.
+    # Threads are too fine to compare pixel by pixel, so both are averaged over patches of 4 x 4.
     pair = (scenes[family].alpha, large.alpha)
     small, reduced = (cv2.resize(alpha, (24, 24), interpolation=cv2.INTER_AREA) for alpha in pair)
     assert np.mean((small - reduced) ** 2) < 0.004
@@ -70,7 +69,7 @@ def test_composite_is_the_equation_and_background_shows_outside(scenes):
 
 
 def test_strands_composite_as_drawn_on_the_background():
-    """Drawing over white must equal drawing on an empty canvas, un-premultiplying, and compositing on white."""
+    """Drawing on white must equal drawing on an empty canvas, un-premultiplying, and compositing on white."""
     rng = np.random.default_rng(0)
     points = rng.uniform(-0.8, 0.8, (60, 4, 2))
     palette = np.array([(0.9, 0.1, 0.1), (0.1, 0.2, 0.8)])
@@ -82,7 +81,7 @@ def test_strands_composite_as_drawn_on_the_background():
     layer = reduce(empty, 64)
     alpha = layer[..., 3:]
     seen = alpha * extend_foreground(layer) + (1 - alpha)
-    covered = alpha[..., 0] > 1 / 8  # below, the foreground is the neighbourhood's
+    covered = alpha[..., 0] > 1 / 8  # below, the foreground comes from the neighbourhood
     assert covered.any() and np.abs(seen - reduce(white, 64)[..., :3])[covered].max() < 0.02
 
 

@@ -1,1 +1,1 @@
-"""What bench.py measures: the rows, both sides of each, and what the machine could do."""
+"""What bench.py measures: the rows, both sides of each, and the limits of the machine."""

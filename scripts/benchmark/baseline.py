@@ -1,11 +1,12 @@
 """What `make bench` compares with: the same computations as they are commonly written, eager, fp32, one by one.
 
-Own words, no tricks and none left out on purpose: the forward pass of the official networks' code, a training step that
-computes its target's terms anew for each of the seven outputs, the dense alpha with full-size blurs, one pass over the
-image per connected component, and a submission that is held in memory and written at its end.
+Our own code, neither tuned nor slowed down: the forward pass as in the official code, a training step that computes the
+target's terms again for each of the seven outputs, the dense alpha with full-size blurs, one pass over the image per
+connected component, and a submission that is kept in memory and written at the end.
 """
 import base64
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -43,7 +44,7 @@ def training_step(model: U2Net, optimizer: torch.optim.Optimizer, rgb: torch.Ten
 
 
 def output_loss(pred: torch.Tensor, target: torch.Tensor, weights: Loss) -> torch.Tensor:
-    """The composite loss of one output; everything of the target is computed here, too."""
+    """The composite loss of one output; the target's terms are computed here, too."""
     error = (pred - target) ** 2
     inside = (target > OBJECT).float()
     side = 2 * THIN_PX + 1
@@ -73,9 +74,9 @@ def sobel(alpha: torch.Tensor) -> torch.Tensor:
 
 def xray_alpha_dense(rgb: np.ndarray, alpha: np.ndarray, p: XrayParams, rng: np.random.Generator | None = None,
                      dtype: type = np.float32) -> np.ndarray:
-    """The dense alpha (H,W), every blur at full size, that of the background's white noise too; exact quantiles.
+    """The dense alpha (H,W): every blur at full size, also that of the background's white noise; exact quantiles.
 
-    For objects of more than 64 core pixels. The noise is another draw than augment.py makes from the same generator.
+    For objects of more than 64 core pixels. From the same generator, augment.py draws other noise.
     """
     def blur(image, sigma):
         return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101)
@@ -97,25 +98,25 @@ def xray_alpha_dense(rgb: np.ndarray, alpha: np.ndarray, p: XrayParams, rng: np.
     return background + alpha * (density - background)
 
 
-def components(pred: np.ndarray, support: float, confidence: float, area: float, top: int, dilate: int) -> np.ndarray:
-    """The original post-processing: one pass over the image per connected component of pred > support."""
-    count, labels = cv2.connectedComponents((pred > support).astype(np.uint8))
+def components(pred: np.ndarray, p: Mapping[str, float]) -> np.ndarray:
+    """The original post-processing with its settings p: one pass over the image per part of pred > support."""
+    count, labels = cv2.connectedComponents((pred > p["support"]).astype(np.uint8))
     found = []
     for label in range(1, count):
         part = labels == label
         mean, share = pred[part].mean(), part.mean()
-        if mean >= confidence or share >= area:
+        if mean >= p["confidence"] or share >= p["area"]:
             found.append((mean, part))
     found.sort(key=lambda item: -item[0])
     keep = np.zeros(pred.shape, np.uint8)
-    for _, part in found[:top]:
+    for _, part in found[:p["top"]]:
         keep |= part.astype(np.uint8)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * dilate + 1, 2 * dilate + 1))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * p["dilate"] + 1, 2 * p["dilate"] + 1))
     return np.where(cv2.dilate(keep, disc) > 0, pred, 0)
 
 
 def submission(model: U2Net, images: list[Path], path: Path) -> None:
-    """Image by image: decode, predict twice (flip), encode; all rows in a list, written at the end."""
+    """For each image: decode, predict twice (flip), encode; all rows are kept in a list and written at the end."""
     rows = []
     for image in images:
         rgb = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)

@@ -1,7 +1,8 @@
-"""What both sides of `make bench` are given, drawn from the seed: each side draws its own in its own process."""
+"""The inputs of both sides of `make bench`, drawn from the seed: each side draws its own in its own process."""
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,8 +16,18 @@ from inference.postprocess import ORIGINAL
 from scenes.scene import draw_pair
 from u2net import U2Net
 
-# the original post-processing as its reference takes it: what it does to the rest is built in there
+# settings of the original post-processing; the reference always removes the rest, so it has no such setting
 COMPONENTS = {key: value for key, value in ORIGINAL.parameters.items() if key != "rest"}
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward pass to measure; the reference runs it in fp32, in torch."""
+    size: int  # squares of this side, in pixels
+    images: int = 1
+    precision: str = "auto"
+    backend: str = "auto"
+    threads: int | None = None  # None: as many as usual
 
 
 def embedded_network() -> U2Net:
@@ -26,7 +37,7 @@ def embedded_network() -> U2Net:
 
 
 def squares(cfg: Config, size: int, images: int) -> np.ndarray:
-    """(images,size,size,3) uint8; above 1024 enlarged."""
+    """(images,size,size,3) uint8; sizes above 1024 are enlarged."""
     drawn = [draw_pair(cfg.seed, index, min(size, 1024))[0] for index in range(images)]
     return np.stack([cv2.resize(rgb, (size, size)) for rgb in drawn])
 
@@ -62,7 +73,7 @@ def drawn_images(cfg: Config, folder: Path, count: int) -> list[Path]:
 
 @contextlib.contextmanager
 def on_cores(count: int | None) -> Iterator[None]:
-    """The block on `count` cores with as many threads; None: as it is. macOS gives threads their cores itself."""
+    """Runs the block on `count` cores with as many threads; None: changes nothing. macOS cannot pin cores."""
     if count is None:
         yield
         return
@@ -85,6 +96,6 @@ def difference(true: np.ndarray, pred: np.ndarray) -> str:
 
 
 def difference_inside(cfg: Config, size: int, true: np.ndarray, pred: np.ndarray) -> str:
-    """Of dense alphas: outside of the object they are noise, drawn differently."""
+    """Difference of dense alphas inside the object: outside they are noise, drawn differently."""
     inside = draw_pair(cfg.seed, 0, size)[1] > 0.99
     return f"inside the object {difference(true[inside], pred[inside])}"

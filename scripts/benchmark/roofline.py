@@ -1,4 +1,4 @@
-"""What a computation is held to: on a CPU the rate of a matrix product, on a GPU the rate at which memory is copied."""
+"""Limits of the machine: on a CPU the rate of a matrix product, on a GPU the rate at which memory is copied."""
 import time
 
 import torch
@@ -15,14 +15,14 @@ VIEWS = {"view", "_unsafe_view", "t", "transpose", "permute", "expand", "slice",
 
 
 def forward_operations(size: int) -> int:
-    """Multiplications and additions of one U2NETP forward pass at size²; a training step makes three times as many."""
+    """Multiplications and additions of one U2NETP forward pass at size²; a training step takes three times as many."""
     with FakeTensorMode(), torch.no_grad(), FlopCounterMode(display=False) as counted:
         U2Net().eval()(torch.empty(1, 3, size, size))
     return counted.get_total_flops()
 
 
 def matrix_rate(precision: str, side: int = 4096, repeats: int = 3) -> float:
-    """Operations per second of the product of two square matrices, the best of a few, with torch's threads."""
+    """Operations per second of the product of two square matrices, best of `repeats`, with torch's threads."""
     a, b = torch.randn(2, side, side).to(DTYPES[precision])
     seconds = []
     for _ in range(repeats):
@@ -33,7 +33,7 @@ def matrix_rate(precision: str, side: int = 4096, repeats: int = 3) -> float:
 
 
 class BytesMoved(TorchDispatchMode):
-    """Adds up, over each operation in the block, the bytes of the tensors it reads and writes; views move nothing."""
+    """Sums the bytes of all tensors that operations in the block read and write; views move nothing."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The reference's side of `make bench`: scripts/benchmark/baseline.py on the inputs of each row, in a plain process."""
+"""The reference side of `make bench`: scripts/benchmark/baseline.py on the inputs of each row, in a plain process."""
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -8,8 +8,17 @@ import numpy as np
 import torch
 
 from augment import sample_xray_params
-from benchmark import baseline as reference
-from benchmark.inputs import COMPONENTS, drawn_images, embedded_network, noisy_matte, on_cores, squares, training_batch
+from benchmark import baseline
+from benchmark.inputs import (
+    COMPONENTS,
+    Forward,
+    drawn_images,
+    embedded_network,
+    noisy_matte,
+    on_cores,
+    squares,
+    training_batch,
+)
 from core.config import Config
 from scenes.scene import draw_pair
 from submission.check import score
@@ -21,10 +30,10 @@ def network(device: str = "cpu") -> U2Net:
 
 
 @contextlib.contextmanager
-def forward(cfg: Config, size: int, images: int, threads: int | None) -> Iterator[Callable]:
-    model, given = network(), squares(cfg, size, images)
-    with on_cores(threads):
-        yield lambda: np.stack([reference.forward(model, square) for square in given])
+def forward(cfg: Config, case: Forward) -> Iterator[Callable]:
+    model, given = network(), squares(cfg, case.size, case.images)
+    with on_cores(case.threads):
+        yield lambda: np.stack([baseline.forward(model, square) for square in given])
 
 
 @contextlib.contextmanager
@@ -33,7 +42,7 @@ def gpu_forward(cfg: Config, size: int, images: int) -> Iterator[Callable]:
 
     @torch.inference_mode()
     def side():
-        return np.concatenate([torch.sigmoid(model(reference.to_input(square).cuda())[0])[:, 0].cpu().numpy()
+        return np.concatenate([torch.sigmoid(model(baseline.to_input(square).cuda())[0])[:, 0].cpu().numpy()
                                for square in given])
 
     yield side
@@ -45,39 +54,39 @@ def training(cfg: Config, size: int, images: int) -> Iterator[Callable]:
     rgb, target = training_batch(cfg, size, images, device)
     model = network(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), cfg.train.lr)
-    yield lambda: reference.training_step(model, optimizer, rgb, target, cfg.loss)
+    yield lambda: baseline.training_step(model, optimizer, rgb, target, cfg.loss)
 
 
 @contextlib.contextmanager
 def xray(cfg: Config, size: int) -> Iterator[Callable]:
     rgb, alpha, _ = draw_pair(cfg.seed, 0, size)
     params = sample_xray_params(cfg.augment.xray, np.random.default_rng(cfg.seed))
-    yield lambda: reference.xray_alpha_dense(rgb, alpha, params, np.random.default_rng(1))
+    yield lambda: baseline.xray_alpha_dense(rgb, alpha, params, np.random.default_rng(1))
 
 
 @contextlib.contextmanager
 def components() -> Iterator[Callable]:
     pred = noisy_matte()
-    yield lambda: reference.components(pred, **COMPONENTS)
+    yield lambda: baseline.components(pred, COMPONENTS)
 
 
 @contextlib.contextmanager
 def submission(cfg: Config, images: int) -> Iterator[Callable]:
-    """Its result: the bytes of the CSV."""
+    """Returns the bytes of the CSV."""
     model = network()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv"
         paths = drawn_images(cfg, Path(folder) / "images", images)
 
         def side():
-            reference.submission(model, paths, path)
+            baseline.submission(model, paths, path)
             return path.read_bytes()
 
         yield side
 
 
 def squared_error(theirs: bytes, ours: bytes) -> str:
-    """Of two submissions."""
+    """Between the bytes of two submissions."""
     with tempfile.TemporaryDirectory() as folder:
         one, two = Path(folder) / "reference.csv", Path(folder) / "ours.csv"
         one.write_bytes(theirs)

@@ -1,4 +1,4 @@
-"""Our side of `make bench`: what the commands run, on the inputs of each row, and what there is to say of it."""
+"""Our side of `make bench`: what the commands run, on the inputs of each row, with a remark on each result."""
 import contextlib
 import copy
 import io
@@ -19,7 +19,7 @@ import torch
 import infer
 import train
 from augment import sample_xray_params, xray_alpha_dense
-from benchmark.inputs import drawn_images, embedded_network, noisy_matte, on_cores, squares, training_batch
+from benchmark.inputs import Forward, drawn_images, embedded_network, noisy_matte, on_cores, squares, training_batch
 from benchmark.roofline import BytesMoved, copy_bandwidth, forward_operations, matrix_rate
 from core.config import EMBEDDED, Config
 from core.device import DTYPES, pick_device, pick_precision
@@ -35,7 +35,7 @@ from inference.predictor import Network, load_network
 from scenes.scene import draw_pair
 from training.run_state import Run
 
-# Runs a script and prints its own peak memory in KiB; Linux's figure for a child begins with its parent's.
+# Runs a script and prints its peak memory in KiB. On Linux a child's ru_maxrss starts at its parent's value.
 WITH_PEAK = r"""import pathlib, re, resource, runpy, sys
 sys.argv = sys.argv[1:]
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
@@ -48,7 +48,7 @@ Side = Iterator[tuple[Callable, Callable[[float], str]]]
 
 
 def network_of(cfg: Config, folder: str, given: np.ndarray, precision: str, backend: str = "auto") -> Network:
-    """What a backend makes of the embedded weights for such squares; what it compiles goes to `folder`."""
+    """The embedded weights in a backend, for squares as `given`; compiled files go to `folder`."""
     model, weights = embedded_network(), Path(shutil.copy(EMBEDDED, folder))
     wanted = cfg.infer.model_copy(update={"weights": weights, "precision": precision, "backend": backend,
                                           "tta": "none"})
@@ -62,15 +62,16 @@ def embedded_ranges(given: np.ndarray) -> Ranges:
 
 
 @contextlib.contextmanager
-def forward(cfg: Config, size: int, images: int, precision: str, backend: str, threads: int | None) -> Side:
-    given = squares(cfg, size, images)
-    with tempfile.TemporaryDirectory() as folder, on_cores(threads):
-        network = network_of(cfg, folder, given, precision, backend)
+def forward(cfg: Config, case: Forward) -> Side:
+    given, precision = squares(cfg, case.size, case.images), case.precision
+    with tempfile.TemporaryDirectory() as folder, on_cores(case.threads):
+        network = network_of(cfg, folder, given, precision, case.backend)
 
         def note(seconds: float) -> str:
             if precision not in DTYPES:
                 return network.description
-            return f"{network.description}; {matrix_share(images * forward_operations(size), seconds, precision)}"
+            operations = case.images * forward_operations(case.size)
+            return f"{network.description}; {matrix_share(operations, seconds, precision)}"
 
         yield partial(in_batches, network, given), note
 
@@ -102,7 +103,7 @@ def training(cfg: Config, size: int, images: int) -> Side:
     with our_run(cfg, images, device) as run:
         precision, side = run.precision, partial(our_step, run, rgb, target)
         start = copy.deepcopy(run.model.state_dict())
-        for _ in range(5):  # until the memory that a step needs has been got from the system once
+        for _ in range(5):  # the first steps are slower: they get the step's memory from the system
             side()
         run.model.load_state_dict(start)
 
@@ -127,19 +128,20 @@ def losses(theirs: float, ours: float) -> str:
 
 @contextlib.contextmanager
 def our_run(cfg: Config, images: int, device: torch.device) -> Iterator[Run]:
-    """A run as train.py prepares it, in a folder of its own."""
+    """A run as train.py prepares it, in its own folder."""
     precision = pick_precision(cfg.train.amp, device)
     with tempfile.TemporaryDirectory() as folder:
         settings = cfg.train.model_copy(update={"out_dir": Path(folder), "batch_size": images})
         model = cfg.model.model_copy(update={"weights": EMBEDDED})
         with contextlib.redirect_stdout(io.StringIO()):
-            run = train.prepare(cfg.model_copy(update={"train": settings, "model": model}), device, precision, ALONE)
+            cfg = cfg.model_copy(update={"train": settings, "model": model})
+            run = train.prepare(cfg, device, precision, ALONE)
         run.model.train()
         yield run
 
 
 def our_step(run: Run, rgb: torch.Tensor, target: torch.Tensor) -> float:
-    """-> the loss before the step."""
+    """Returns the loss before the step."""
     run.optimizer.zero_grad()
     images = len(rgb)
     sums = train.accumulate(run, iter([(rgb, target, range(images))]), 1, images)
@@ -165,7 +167,7 @@ def components() -> Side:
 
 @contextlib.contextmanager
 def submission(cfg: Config, images: int, precision: str) -> Side:
-    """Its result: the bytes of the CSV."""
+    """Returns the bytes of the CSV."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         drawn_images(cfg, folder / "images", images)
@@ -186,7 +188,7 @@ def submission(cfg: Config, images: int, precision: str) -> Side:
 
 @contextlib.contextmanager
 def submission_memory(images: int) -> Side:
-    """A submission by a process of its own; one picture under many names."""
+    """A submission in its own process; one picture under many names."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_image(folder / "images/0.png", draw_pair(0, 0, 1024)[0])
@@ -199,7 +201,7 @@ def submission_memory(images: int) -> Side:
 
 @contextlib.contextmanager
 def training_memory(size: int, images: int) -> Side:
-    """A training by a process of its own, of six steps."""
+    """A training of six steps in its own process."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         rows = []

@@ -1,1 +1,1 @@
-"""The procedural data set: objects, backgrounds and how they are composed."""
+"""The procedural data set: objects, backgrounds and their composition."""

@@ -1,6 +1,6 @@
 """Backgrounds: the plain ones of product catalogues, and photograph-like ones with depth, light and clutter.
 
-All are (H, W, 3) float32 in [0, 1]. `catalog_background` and `contact_shadow` also serve to put real cut-outs on paper.
+All are (H, W, 3) float32 in [0, 1]. `catalog_background` and `contact_shadow` also put real cut-outs on paper.
 
     python -c "from scenes.backgrounds import catalog_background; import numpy;
                print(catalog_background((256, 256), numpy.random.default_rng(0)).mean())"
@@ -33,7 +33,7 @@ def catalog_background(size_hw: tuple[int, int], rng) -> np.ndarray:
 
 
 def contact_shadow(background: np.ndarray, alpha: np.ndarray, rng) -> np.ndarray:
-    """The background with the soft shadow of an object standing on it: its alpha, flattened on its foot and blurred."""
+    """The background with the object's soft shadow: its alpha, flattened at its foot and blurred."""
     height, width = alpha.shape
     small = cv2.resize(alpha, (128, 128), interpolation=cv2.INTER_AREA)
     rows = np.flatnonzero(small.max(1) > 0.3)
@@ -74,7 +74,7 @@ def soften(picture: np.ndarray, rng, most: float) -> np.ndarray:
     """Out of focus by a random amount up to `most` (Gaussian sigma in image widths)."""
     size = len(picture)
     sigma = max(0.3, rng.uniform(0, most) * size)
-    step = max(1, int(sigma / 3))  # a wide blur is done small
+    step = max(1, int(sigma / 3))  # wide blurs are done at a smaller size
     small = cv2.resize(picture, (max(8, size // step),) * 2, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma * len(small) / size)
     return cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -117,7 +117,7 @@ def bokeh(size: int, rng) -> np.ndarray:
 
 
 def landscape(size: int, rng) -> np.ndarray:
-    """Sky with clouds over hills and ground, more or less in focus."""
+    """Sky with clouds over hills and ground, in or out of focus."""
     _, y = grid(size)
     horizon = rng.uniform(-0.2, 0.5)
     blue = np.array([0.45, 0.62, 0.82]) * rng.uniform(0.8, 1.1) * (1 - rng.uniform(0, 0.2, 3))
@@ -135,7 +135,7 @@ def landscape(size: int, rng) -> np.ndarray:
 
 
 def clutter(size: int, rng) -> np.ndarray:
-    """Shelves with things, tiles, stripes or overlapping shapes, each with its own shade, more or less in focus."""
+    """Shelves with things, tiles, stripes or overlapping shapes, each with its own shade, in or out of focus."""
     canvas = blank(size)
     kind, base, palette = rng.integers(4), natural_colour(rng), [natural_colour(rng) for _ in range(6)]
 

@@ -1,7 +1,7 @@
-"""The procedural matting data set: scenes with exact soft alpha, endless and without a download.
+"""The procedural matting data set: any number of scenes with exact soft alpha, without a download.
 
-A scene is a foreground, a background and the alpha between them, all drawn by code from (seed, index) alone; the pair
-that a network sees is its composite, photographed (noise, JPEG). The same scene can be drawn at every size.
+A scene is a foreground, a background and an alpha, drawn by code from (seed, index) only. The network sees its
+composite as a photograph (noise, JPEG). The same scene can be drawn at any size.
 
     from scenes.scene import draw_pair, contact_sheet
     rgb, alpha, family = draw_pair(seed=42, index=0, size=512)
@@ -21,14 +21,14 @@ from scenes.backgrounds import catalog_background, contact_shadow, photographic_
 from scenes.families import FAMILIES
 from scenes.families.drawing import extend_foreground, place
 
-# Families that stand on something and cast a shadow on it.
+# Families that cast a shadow on the ground.
 GROUNDED = {"hair", "fur", "glass", "foliage", "dense", "turned", "product"}
 LEAST_CONTRAST = 0.15  # mean |foreground - background| over the object
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a camera could have seen, before noise: arrays in [0, 1], float32.
+    """What a camera would see, before noise: arrays in [0, 1], float32.
 
     foreground: (H, W, 3), defined everywhere, also where alpha is 0; background: (H, W, 3); alpha: (H, W).
     """
@@ -46,7 +46,7 @@ def composite(scene: Scene) -> np.ndarray:
 
 
 def family_of(seed: int, index: int) -> str:
-    """Families come in shuffled rounds, so that every run of len(FAMILIES) indices holds each of them once."""
+    """Families come in shuffled rounds of len(FAMILIES) indices, each family once per round."""
     round_, position = divmod(index, len(FAMILIES))
     order = generator(seed, Purpose.SCENE, round_, 1).permutation(len(FAMILIES))
     return list(FAMILIES)[order[position]]
@@ -65,7 +65,7 @@ def draw_objects(family: str, size: int, rng) -> np.ndarray:
         side = max(16, round(scale * size))
         layer = FAMILIES[family](side, rng)
         left, top = np.round(centre * size - side / 2).astype(int)
-        # What reaches the lower edge of its layer, as shoulders do, goes on below the frame.
+        # An object that reaches the lower edge of its layer, like shoulders, continues below the frame.
         if layer[-1, :, 3].max() > 0.5:
             top = max(top, size - side)
         place(layer, frame, left, top)
@@ -75,9 +75,9 @@ def draw_objects(family: str, size: int, rng) -> np.ndarray:
 
 
 def draw_background(family: str, foreground: np.ndarray, alpha: np.ndarray, rng, files: Sequence[Path]) -> np.ndarray:
-    """Half of the scenes stand on catalogue paper, the others before a picture; (H, W, 3).
+    """Catalogue paper for half of the scenes, a picture for the others; (H, W, 3).
 
-    Paper or picture in the object's own colour would hide it, so another one is drawn, a few times at most.
+    A background in the object's own colour would hide it; then another one is drawn, a few times at most.
     """
     on_paper = rng.random() < 0.5
     for attempt in range(4):
@@ -105,7 +105,7 @@ def draw_scene(seed: int, index: int, size: int, backgrounds: Sequence[Path] = (
 
 
 def photograph(scene: Scene, rng) -> np.ndarray:
-    """The composite as a camera stores it: shot and read noise, mostly a JPEG round trip; (H, W, 3) uint8."""
+    """The composite as a camera stores it: with shot and read noise, and mostly as JPEG; (H, W, 3) uint8."""
     clean = composite(scene)
     read, shot = rng.uniform(0, 0.008), rng.uniform(0, 0.012)
     noise = rng.standard_normal(clean.shape, dtype=np.float32)

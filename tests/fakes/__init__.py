@@ -1,1 +1,1 @@
-"""Loopback servers and broken files that tests use in place of the real world."""
+"""Loopback servers and broken files: the tests use them instead of real services and data."""

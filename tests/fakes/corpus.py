@@ -1,4 +1,4 @@
-"""Image files of every kind that may turn up: `files()` makes them, from good ones to traps, always the same."""
+"""Image files of all kinds, from good ones to traps: `files()` makes them, always the same."""
 import io
 import pickle
 import random
@@ -18,7 +18,7 @@ RGB = np.stack([GREY, GREY[::-1], 255 - GREY], 2)
 class File:
     name: str
     content: bytes
-    rgb: np.ndarray | None = None  # what reading it right gives; None: not known
+    rgb: np.ndarray | None = None  # the correct result; None: not known
     good: bool | None = None       # True: must be read; False: must be refused; None: either, but if read then as `rgb`
     tolerance: int = 0             # of lossy formats, in levels
 
@@ -51,14 +51,14 @@ def files() -> Iterator[File]:
 
 
 def truncated(whole: dict, decoded: dict) -> Iterator[File]:
-    """Must be refused, unless what is missing carries nothing: an end mark, say."""
+    """Must be refused, unless the missing part holds no pixels (an end mark, for example)."""
     for name, body in whole.items():
         for i, length in enumerate(np.linspace(1, len(body) - 1, 11).astype(int)):
             yield File(f"cut{i}_{name}", body[:length], decoded[name])
 
 
 def flipped(whole: dict, decoded: dict) -> Iterator[File]:
-    """One bit is wrong. PNG has checksums; the other formats cannot tell a wrong pixel, so any picture may come out."""
+    """One bit is wrong. PNG has checksums; other formats cannot detect a wrong pixel, so any picture may result."""
     rng = random.Random(1)
     for name, body in whole.items():
         for i in range(11):
@@ -78,7 +78,7 @@ def png(width: int, height: int, depth: int = 8, color: int = 0, *more: bytes) -
 
 
 def bombs() -> Iterator[File]:
-    """Few bytes that claim to be much."""
+    """A few bytes that claim to be a large image."""
     small = {kind: encoded(RGB, kind) for kind in ("bmp", "jpeg", "tiff", "webp")}
     for side in (20_000, 65_500, 2**31 - 1):
         yield File(f"claims_{side}.png", png(side, side), good=False)
@@ -107,7 +107,7 @@ def larger(tiff: bytes, side: int) -> bytes:
 
 
 def unusual() -> Iterator[File]:
-    """Rare, but right."""
+    """Rare, but valid."""
     for width, height in ((1, 1), (1, 20_000), (20_000, 1), (2, 3), (31, 33)):
         rgb = np.resize(RGB, (height, width, 3))
         yield File(f"{width}x{height}.png", encoded(rgb, "png"), rgb, good=True)

@@ -1,4 +1,4 @@
-"""The training command with BatchNorm frozen, for test_distributed: its statistics over a share are not the batch's."""
+"""The training command with frozen BatchNorm, for test_distributed: statistics over a share differ from the batch's."""
 from torch import nn
 
 from core import cli

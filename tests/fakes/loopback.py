@@ -1,10 +1,10 @@
-"""HTTP servers on loopback in place of the services that the real clients talk to, with faults on demand.
+"""HTTP servers on loopback that stand in for the services of the real clients, with faults on demand.
 
     with Files({"u2netp.pth": b"…"}) as server:
-        isolate(monkeypatch, tmp_path, server)    # every proxy variable points at the server: nothing leaves
-        server.fail("u2netp.pth", "drop")         # the next GET of it breaks off in the middle
+        isolate(monkeypatch, tmp_path, server)    # every proxy variable names the server: no request leaves
+        server.fail("u2netp.pth", "drop")         # the next GET of it breaks in the middle
 
-A server is its own proxy: it answers requests for its HOSTS and refuses all others, which `refused` lists.
+A server is its own proxy: it answers requests for its HOSTS, refuses all others and lists them in `refused`.
 """
 import collections
 import contextlib
@@ -24,7 +24,7 @@ CLIENT_VARIABLES = re.compile(r"(KAGGLE|HF|HUGGING|TRANSFORMERS|VERBOSE|XDG).*|.
 
 
 def isolate(monkeypatch, tmp_path: Path, server: "Loopback") -> None:
-    """The environment of a machine of its own, on which only `server` can be reached."""
+    """Makes the environment that of a new machine, from which only `server` can be reached."""
     for name in filter(CLIENT_VARIABLES.fullmatch, tuple(os.environ)):
         monkeypatch.delenv(name)
     (tmp_path / "tmp").mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ class Request:
 
 
 class Loopback:
-    """Serves what `answer` gives, HTTP/1.1 with ranges, and plays the faults that `fail` asks for."""
+    """Serves the replies of `answer`, by HTTP/1.1 with ranges, with the faults that `fail` asks for."""
 
     HOSTS = ("127.0.0.1", "localhost")
 
@@ -83,10 +83,10 @@ class Loopback:
     def fail(self, path: str, fault: int | str, times: int = 1, method: str = "GET") -> None:
         """The next `times` requests whose path contains `path` get the fault: a status code, or one of
 
-        drop: the connection breaks in the middle of the body; stall: it stays open there, silent;
-        truncate: half of the body, as if it were all; html: a web page; slow: the body in pieces over a second;
-        cut: the connection breaks in the middle of the request's body; lost: the request does its work, but the answer
-        to it is 500.
+        drop: the connection breaks in the middle of the body; stall: it stays open there, but sends nothing;
+        truncate: half of the body, as if it were complete; html: a web page; slow: the body in pieces over a second;
+        cut: the connection breaks in the middle of the request's body; lost: the request is carried out, but answered
+        with 500.
         """
         self._faults += [(method, path, fault)] * times
 
@@ -126,7 +126,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def handle(self):
-        with contextlib.suppress(ConnectionError, ssl.SSLError):  # the client may have gone: that is a test's affair
+        with contextlib.suppress(ConnectionError, ssl.SSLError):  # the client may be gone; that is up to the test
             super().handle()
 
     def do_CONNECT(self):

@@ -1,4 +1,4 @@
-"""Kaggle on loopback, as the real client speaks with it: POST /api/v1/<service>/<Method>, JSON both ways.
+"""Kaggle on loopback, with the protocol of the real client: POST /api/v1/<service>/<Method>, JSON both ways.
 
 `RPC` maps each method to a function of (server, request as a dict) -> dict or Reply; to serve more, add to it.
 """
@@ -10,8 +10,8 @@ from fakes.loopback import Loopback, Reply, file_reply
 class KaggleServer(Loopback):
     """`archives`: zip bytes by competition; `closed`: competitions whose rules this account has not accepted.
 
-    `submissions`: those of each competition, the oldest first; a new one ends as `verdict` says, once the list of
-    submissions was asked for `pending` times. `uploads`: the bodies of files.
+    `submissions`: by competition, oldest first; a new one gets `verdict` after `pending` requests for the list of
+    submissions. `uploads`: the bodies of files.
     """
 
     def __init__(self, archives: dict[str, bytes] | None = None, closed: tuple[str, ...] = ()):
@@ -21,13 +21,13 @@ class KaggleServer(Loopback):
         self.pending, self.verdict = 0, {"status": "COMPLETE", "publicScore": "0.01234"}
 
     def isolate(self, monkeypatch) -> None:
-        """Sends the client here, with credentials; to be called after loopback.isolate()."""
+        """Sends the client here, with credentials; call it after loopback.isolate()."""
         monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
         monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
         monkeypatch.setenv("KAGGLE_KEY", "secret")
 
     def calls(self, name: str) -> int:
-        """How many requests there were whose path contains `name`."""
+        """The number of requests whose path contains `name`."""
         return sum(name in request.path for request in self.requests)
 
     def answer(self, request):
@@ -60,7 +60,7 @@ def download_data_files(server: KaggleServer, request: dict) -> Reply:
 
 
 def unknown(server: KaggleServer, request: dict) -> Reply | None:
-    """What Kaggle answers to an account that has nothing to do with the competition."""
+    """Kaggle's answer to an account that is not in the competition."""
     if request["competitionName"] in server.closed:
         return error(403, "You must accept this competition's rules before you can submit.")
     return None if request["competitionName"] in server.submissions else error(404, "Not found")
@@ -73,7 +73,7 @@ def start_submission_upload(server: KaggleServer, request: dict) -> dict | Reply
 
 
 def create_submission(server: KaggleServer, request: dict) -> dict | Reply:
-    """Both kinds: a file that was uploaded, or a kernel's version."""
+    """For both kinds of submission: an uploaded file, or a kernel's version."""
     submissions = server.submissions[request["competitionName"]]
     reference = 1001 + len(submissions)
     file_name = request.get("fileName") or request["blobFileTokens"].split("-", 2)[2]

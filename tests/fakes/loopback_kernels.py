@@ -1,4 +1,4 @@
-"""Kaggle's data sets and kernels on loopback, beside what loopback_kaggle.py serves."""
+"""Kaggle's data sets and kernels on loopback, in addition to what loopback_kaggle.py serves."""
 import json
 
 from fakes.loopback import Reply, file_reply
@@ -6,10 +6,10 @@ from fakes.loopback_kaggle import JSON, KaggleServer, error
 
 
 class KernelServer(KaggleServer):
-    """`datasets`: versions of each, oldest first, as {file name: content}. `pushes`: what SaveKernel was sent.
+    """`datasets`: versions of each, oldest first, as {file name: content}. `pushes`: requests to SaveKernel.
 
-    A push starts a run whose status is the next of `statuses` at each look; it leaves `log` and the files of `output`.
-    `refusal`: what SaveKernel answers in place of a new version.
+    A push starts a run; each status request gets the next of `statuses`. The run leaves `log` and the files of
+    `output`. `refusal`: SaveKernel's answer instead of a new version.
     """
 
     def __init__(self):
@@ -17,7 +17,7 @@ class KernelServer(KaggleServer):
         self.datasets, self.pushes, self.blobs = {}, [], {}
         self.statuses, self.failure, self.refusal = ["QUEUED", "RUNNING", "COMPLETE"], "", {}
         self.log, self.output = "", {}
-        self.processing = 1  # looks at a data set until it is ready
+        self.processing = 1  # status requests until a data set is ready
 
     def answer(self, request):
         if request.path.startswith("/upload/"):

@@ -1,10 +1,11 @@
-"""Where this machine's packages come from, lent to an image that is built here: the base's files, apt, pip, torch.
+"""Where an image that is built here gets its packages from: the public sources, or this machine's own settings.
 
-    base = bootstrap(root)
-    buildah("build", *lent_sources(root, "# a mark"), …)
+    buildah("build", *public_sources(), …)
+    buildah("build", *lent_sources(root, "# a mark"), …)    # behind a mirror; its base: bootstrap(root)
 """
 import ast
 import json
+import os
 import platform
 import re
 import shutil
@@ -15,15 +16,25 @@ from pathlib import Path
 from core.errors import OperationError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+BASE = "docker.io/library/debian:12"
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-# What of pip's settings says where packages come from; the rest (cache-dir, user, …) is the machine's own affair.
+# The settings of pip that say where packages come from; others (cache-dir, user, …) concern this machine only.
 PIP_SOURCES = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "cert", "client-cert", "proxy",
                "timeout", "default-timeout", "retries")
 
 
+def public_sources() -> list[str]:
+    """Arguments of `buildah build`: Debian 12, and torch from TORCH_INDEX, without CUDA by default."""
+    return [f"--build-arg=BASE_IMAGE={BASE}", f"--build-arg=TORCH_INDEX={torch_index()}"]
+
+
+def torch_index() -> str:
+    return os.environ.get("TORCH_INDEX", CPU_TORCH)
+
+
 def bootstrap(root: Path) -> Path:
-    """The smallest root file system of this machine's own release, from where apt has it."""
+    """The smallest root file system of this machine's release, from its own package source."""
     uri, release, _ = next(source for source in apt_sources() if source[1] == codename() and source[2] == "main")
     components = sorted({source[2] for source in apt_sources() if source[1] == release})
     more = ["--include=ca-certificates"] if uri.startswith("https:") else []
@@ -33,7 +44,7 @@ def bootstrap(root: Path) -> Path:
                             capture_output=True, text=True)
     if result.returncode:
         print(result.stdout[-2000:], result.stderr)
-        raise OperationError(f"debootstrap ends with {result.returncode}; its last lines stand above")
+        raise OperationError(f"debootstrap failed with exit code {result.returncode}; see its last lines above")
     return root / "base"
 
 
@@ -50,14 +61,14 @@ def apt_sources() -> list[tuple[str, str, str]]:
 
 
 def lent_sources(root: Path, note: str) -> list[str]:
-    """Arguments of `buildah build` that lend it this machine's apt and pip settings for its duration.
+    """Arguments of `buildah build` that lend it this machine's apt and pip settings while it runs.
 
-    The files made for that lie in `root`, each with `note` as its first line. Local folders and certificates that pip's
-    settings name appear below /mnt, an empty folder in every base.
+    The files with these settings are written to `root`, for its owner only, with `note` as first line. Local folders
+    and certificates that pip's settings name are mounted below /mnt, an empty folder in every base.
     """
     apt = shutil.copytree("/etc/apt", root / "apt", ignore=shutil.ignore_patterns("sources.list*"))
     (apt / "sources.list.d").mkdir()
-    (apt / "sources.list").write_text(f"{note}\n" + "".join(
+    write_private(apt / "sources.list", f"{note}\n" + "".join(
         f"deb {uri} {release} {component}\n" for uri, release, component in apt_sources()))
     mnt = root / "mnt"
     mnt.mkdir()
@@ -76,9 +87,15 @@ def lent_sources(root: Path, note: str) -> list[str]:
 
     lines = [f"{option} = {' '.join(lend(word, option) for word in value.split())}\n"
              for option, value in pip_settings().items()]
-    (root / "pip.conf").write_text(f"{note}\n[global]\n{''.join(lines)}")
+    write_private(root / "pip.conf", f"{note}\n[global]\n{''.join(lines)}")
     torch_index = [] if cpu_torch_is_default() else [f"--build-arg=TORCH_INDEX={CPU_TORCH}"]
     return [*lent, f"--secret=id=pip.conf,src={root / 'pip.conf'}", *torch_index]
+
+
+def write_private(path: Path, text: str) -> None:
+    """Settings may hold passwords: only the owner may read the file."""
+    path.touch(0o600)
+    path.write_text(text)
 
 
 def pip_settings() -> dict[str, str]:
@@ -86,7 +103,7 @@ def pip_settings() -> dict[str, str]:
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True,
                             check=True).stdout
     settings = {"cert": CA_BUNDLE} if Path(CA_BUNDLE).exists() else {}
-    # The environment's settings (":env:.cert='…'") rule, so they come last.
+    # Settings of the environment (":env:.cert='…'") win, so they come last.
     for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):
         name, value = line.split("=", 1)
         if (option := name.rsplit(".", 1)[-1]) in PIP_SOURCES:
@@ -95,7 +112,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def cpu_torch_is_default() -> bool:
-    """Whether pip, as it is set up here, installs the torch without CUDA by itself."""
+    """Whether pip, as configured here, already installs the torch without CUDA."""
     pin = re.search(r"^torch==\S+", (REPOSITORY / "requirements.txt").read_text(), re.M)[0]
     found = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed",
                             "--no-deps", "--report=-", pin], capture_output=True, text=True, check=True).stdout

@@ -1,1 +1,1 @@
-"""Long attacks on the program: crashes, soak, fuzzing."""
+"""Long tests: crashes, hours of work, fuzzing."""

@@ -1,11 +1,11 @@
-"""Kills the pipeline's commands at random moments (kill -9, one time in four Ctrl-C) and holds what the next calls make
-of it against a run that nothing disturbed: bit for bit the same result, no damaged file under its final name in
-between, no process left over.
+"""Kills the pipeline's commands at random moments (kill -9, one time in four Ctrl-C), runs them again, and compares
+with an undisturbed run: bit for bit the same result, no damaged file under its final name in between, no
+process left over.
 
     python tests/stress/crash.py --tries 100                   # make crash ARGS="--tries 100"
     python tests/stress/crash.py --tries 5 --stages train      # each try: a new folder, killed one to three times
 
-The commands run in forks of this process, which has loaded the libraries: a kill then falls into their own work.
+The commands run in forks of this process, which has already loaded the libraries, so that kills hit the work itself.
 """
 import contextlib
 import hashlib
@@ -34,6 +34,7 @@ import kernel
 import train
 from conftest import ROOT, tiny, write_pairs
 from core import checkpoint, cli
+from core.errors import OperationError
 from fakes.loopback_hub import HubServer
 from imaging.images import read_rgb
 from imaging.pairs import _read_rows, read_pair
@@ -48,13 +49,13 @@ VOLATILE = ("seconds", "images_per_s", "config")  # times, and settings that nam
 @dataclass
 class Stage:
     main: Callable[[], None]
-    arguments: list[str]     # in a working folder of its own
-    results: tuple[str, ...]  # patterns of the files that make the result
+    arguments: list[str]     # run in its own folder
+    results: tuple[str, ...]  # patterns of the result's files
     given: tuple[Path, ...] = ()  # copied into that folder before the first call
 
 
 def stages(material: Path) -> dict[str, Stage]:
-    """Small versions of the pipeline's commands; `material` is filled with what they read."""
+    """Small versions of the pipeline's commands; fills the folder `material` with their inputs."""
     pairs = write_pairs(material / "pairs", 4, 64)
     options = [f"--config={ROOT}/config.yaml", *tiny(pairs, Path("run"), "train.epochs=2", "train.save_minutes=1e-6")]
     perform(Stage(train.main, [*options, "train.epochs=1"], ()), material)
@@ -81,13 +82,13 @@ def stages(material: Path) -> dict[str, Stage]:
 
 
 def start(stage: Stage, folder: Path) -> int:
-    """The command in a fork, as the leader of its own process group -> process id. What it says goes to folder.log."""
+    """Runs the command in a fork with its own process group -> process id. Its output goes to folder.log."""
     sys.stdout.flush()
     child = os.fork()
     if child:
         return child
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
         os.setsid()
         os.chdir(folder)
         log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -99,7 +100,7 @@ def start(stage: Stage, folder: Path) -> int:
         os._exit(0)
     except SystemExit as end:
         sys.stdout.flush()
-        multiprocessing.util._exit_function()  # what the end of a Python process does
+        multiprocessing.util._exit_function()  # as at the end of any Python process
         os._exit(end.code)
     except KeyboardInterrupt:
         os._exit(130)
@@ -110,9 +111,9 @@ def start(stage: Stage, folder: Path) -> int:
 
 
 def until_end(child: int, most: float = float("inf"), number: int = signal.SIGKILL) -> tuple[int, float]:
-    """Waits for a fork to end; signals it when it has computed for so long -> (exit code, CPU seconds of its own).
+    """Waits for a fork to end; sends it a signal after `most` CPU seconds -> (exit code, its CPU seconds).
 
-    Moments in CPU time lie in the command's work, however busy the machine is.
+    CPU time rather than clock time: so the signal hits the command's work however busy the machine is.
     """
     clock, spent = ~child << 3 | 2, 0.0  # Linux's name of that process's CPU clock
     while True:
@@ -128,7 +129,7 @@ def until_end(child: int, most: float = float("inf"), number: int = signal.SIGKI
 
 
 def perform(stage: Stage, folder: Path) -> float:
-    """Runs the command to its end -> CPU seconds. SystemExit with its log where it fails."""
+    """Runs the command to its end -> CPU seconds. SystemExit with its log if it fails."""
     make_place(stage, folder)
     code, seconds = until_end(start(stage, folder))
     if code:
@@ -144,7 +145,7 @@ def make_place(stage: Stage, folder: Path) -> None:
 
 
 def digests(stage: Stage, folder: Path) -> dict[str, str]:
-    """{file: hash of what in it must not depend on interruptions}."""
+    """{file: hash of the content that must not depend on interruptions}."""
     files = sorted({path for pattern in stage.results for path in folder.glob(pattern)
                     if path.is_file() and not path.name.startswith(".")})
     return {str(path.relative_to(folder)): digest(path) for path in files if path.name != "last.prev.pth"}
@@ -172,7 +173,7 @@ def leaves(value: object, key: str = ""):
 
 
 def damaged(stage: Stage, folder: Path) -> list[str]:
-    """The files under their final names that cannot be read back in full; each is a failure, at any moment."""
+    """Files under their final names that cannot be read in full; at any moment, each is a failure."""
     found = []
     for name in digests_of_names(stage, folder):
         path = folder / name
@@ -204,7 +205,7 @@ def digests_of_names(stage: Stage, folder: Path) -> list[str]:
 
 
 def left_over(group: int, patience: float) -> bool:
-    """Whether processes of a killed command are still there after so many seconds; they are then ended."""
+    """Whether processes of a killed command are still running after `patience` seconds; then ends them."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         try:
@@ -222,12 +223,12 @@ class Tally:
     tries: int = 0
     kills: int = 0
     interrupts: int = 0
-    resumed: int = 0   # runs that said they went on in mid-epoch
+    resumed: int = 0   # runs that said they resumed within an epoch
     failures: tuple = ()
 
 
 def campaign(stage: Stage, folder: Path, tries: int, rng: random.Random) -> Tally:
-    """Kills the stage's command in `tries` new folders and compares what it ends with."""
+    """Kills the stage's command in `tries` new folders and compares the final results."""
     seconds = perform(stage, folder / "whole")
     expected, tally = digests(stage, folder / "whole"), Tally()
     assert expected, "the command has no result"
@@ -251,7 +252,7 @@ def campaign(stage: Stage, folder: Path, tries: int, rng: random.Random) -> Tall
         found = digests(stage, place)
         if found != expected:
             differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-            tally.failures += (f"{place.name}: other than undisturbed: {', '.join(differing)}",)
+            tally.failures += (f"{place.name}: differs from the undisturbed run: {', '.join(differing)}",)
         leftovers = [path.name for path in place.rglob(".*.part*")]
         if leftovers:
             tally.failures += (f"{place.name}: left behind {', '.join(leftovers)}",)
@@ -266,8 +267,8 @@ def campaign(stage: Stage, folder: Path, tries: int, rng: random.Random) -> Tall
 
 def main() -> None:
     args = cli.parse(__doc__, options={
-        "tries": (20, "folders begun anew, over all stages"), "seed": (0, "of the moments"),
-        "stages": ("", "only these, joined by commas; all by default")})
+        "tries": (20, "new folders, over all stages"), "seed": (0, "seed of the moments"),
+        "stages": ("", "only these, joined by commas; default: all")})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="crash-") as name, hub():
         folder = Path(name)
@@ -282,18 +283,18 @@ def main() -> None:
             failures += [f"{stage}: {failure}" for failure in tally.failures]
             kills += tally.kills
             print(f"{stage:20} {tally.kills:4} kills and {tally.interrupts} interrupts in {tally.tries} folders, "
-                  f"{tally.resumed} times resumed in mid-epoch, "
+                  f"{tally.resumed} times resumed within an epoch, "
                   f"{len(tally.failures)} failures, {time.monotonic() - started:.0f} s", flush=True)
         for failure in failures:
             print(failure)
         if failures:
-            raise cli.OperationError(f"{len(failures)} failures after {kills} kills")
+            raise OperationError(f"{len(failures)} failures after {kills} kills")
         print(f"survived {kills} kills")
 
 
 @contextlib.contextmanager
 def hub():
-    """The data set's home on loopback, in a process of its own; every client here goes there."""
+    """A hub on loopback in its own process; all clients in this process use it."""
     receiver, sender = os.pipe()
     server = os.fork()
     if not server:

@@ -1,8 +1,8 @@
-"""Trains and infers over and over at a small size, and says whether memory or open files grow.
+"""Trains and infers over and over at a small size, and fails if memory or the number of open files grows.
 
-    python tests/stress/soak.py --minutes 60    # -> outputs/soak/soak.json and soak.png; exit code 1 if something grows
+    python tests/stress/soak.py --minutes 60    # -> outputs/soak/soak.json and soak.png; exit code 1 on growth
 
-Each round: a training of a few epochs from nothing, then the inference of a folder, both in this process.
+Each round: a training of a few epochs from nothing, then inference on a folder, both in this process.
 """
 import contextlib
 import gc
@@ -29,14 +29,14 @@ from scenes.scene import draw_pair
 from train import train
 
 PAIRS, SIDE = 6, 64
-WARM_UP = 0.25     # share of the time in which caches may still fill
-MOST_GROWTH = 1.0  # MB per hour after it
+WARM_UP = 0.25     # share of the time in which caches may fill
+MOST_GROWTH = 1.0  # MB per hour after the warm-up
 MB = 2**20
 SMALL = ["augment.crop=64", "infer.size=64", "model.weights=null", "train.epochs=3", "train.batch_size=2",
          "train.workers=1", "train.samples=2", "train.resume=never", "train.save_minutes=0.001"]
 
 
-def prepare(folder: Path, path: str, overrides: list[str]) -> Config:
+def prepare(folder: Path, config: str, overrides: list[str]) -> Config:
     """Draws a few pairs into `folder` -> the config that trains on them."""
     rows = []
     for i in range(PAIRS):
@@ -46,13 +46,13 @@ def prepare(folder: Path, path: str, overrides: list[str]) -> Config:
             if not path.exists():
                 write_image(path, image)
     write_pairs_csv(folder / "pairs.csv", rows, folder)
-    return with_predict_size(load_config(path, [
+    return with_predict_size(load_config(config, [
         f"data.train_csv={folder}/pairs.csv", f"data.val_csv={folder}/pairs.csv", f"train.out_dir={folder}/run",
         f"infer.images={folder}/images", f"infer.png_dir={folder}/png", *SMALL, *overrides]))
 
 
 def sample(started: float, rounds: int) -> dict[str, float]:
-    """Resident memory that this process has written (what it maps of libraries comes and goes), and its open files."""
+    """Memory that this process has written (mapped libraries come and go, so they do not count), and its open files."""
     gc.collect()
     status = Path("/proc/self/smaps_rollup").read_text()
     written = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Private_Dirty"))
@@ -82,23 +82,28 @@ def picture(path: Path, samples: list[dict], title: str) -> None:
         figure.savefig(part, dpi=110)
 
 
-def main() -> None:
-    args = cli.parse(__doc__, options={"minutes": (60.0, "how long")})
-    if not Path("/proc/self/smaps_rollup").exists():
-        raise UserError("soak: measures by Linux's /proc, which is not here; run it on Linux or in the container")
-    folder = Path("outputs/soak")
-    cfg = prepare(folder, args.config, args.overrides)
+def measure(cfg: Config, seconds: float) -> tuple[int, list[dict[str, float]]]:
+    """Trains and infers for `seconds` -> (rounds, samples), one sample a minute or 20 in all, at least 8."""
     started, rounds, samples = time.monotonic(), 0, []
-    while time.monotonic() - started < args.minutes * 60 or len(samples) < 8:
+    while time.monotonic() - started < seconds or len(samples) < 8:
         with contextlib.redirect_stdout(io.StringIO()):
             train(cfg)
             infer(cfg)
         rounds += 1
-        if time.monotonic() - started >= len(samples) * min(60, args.minutes * 60 / 20):
+        if time.monotonic() - started >= len(samples) * min(60, seconds / 20):
             samples.append(sample(started, rounds))
             last = samples[-1]
             print(f"{last['seconds']:7.0f} s  round {rounds:5}  {last['memory_mb']:8.2f} MB  {last['descriptors']:3} "
                   "open files", flush=True)
+    return rounds, samples
+
+
+def main() -> None:
+    args = cli.parse(__doc__, options={"minutes": (60.0, "how long to run")})
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise UserError("soak: needs Linux's /proc/self/smaps_rollup; run it on Linux or in the container")
+    folder = Path("outputs/soak")
+    rounds, samples = measure(prepare(folder, args.config, args.overrides), args.minutes * 60)
     slope, files = growth(samples, "memory_mb"), samples[-1]["descriptors"] - samples[len(samples) // 4]["descriptors"]
     verdict = (f"{rounds} rounds in {samples[-1]['seconds'] / 60:.0f} minutes: {slope:+.2f} MB per hour, "
                f"{files:+d} open files")
@@ -108,7 +113,7 @@ def main() -> None:
     picture(folder / "soak.png", samples, verdict)
     print(f"{verdict}; {folder}/soak.png")
     if slope > MOST_GROWTH or files > 0:
-        raise OperationError(f"it grows: {verdict}")
+        raise OperationError(f"memory or open files grow: {verdict}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What the synthetic scenes show: families of objects with exact alpha, from solid products to smoke.
+"""The objects of the synthetic scenes: families with exact alpha, from solid products to smoke.
 
-A family is a function (side, rng) -> layer: one object on a premultiplied canvas (side, side, 4), float32, that leaves
-its left, upper and right border empty. The same generator draws the same object at every side. To add a family: write
-the function, list it here, and look at it on the contact sheet.
+A family is a function (side, rng) -> layer: one object on a premultiplied canvas (side, side, 4), float32, with empty
+left, upper and right borders. The same generator draws the same object at any side. To add a family: write the
+function, list it here, and check it on the contact sheet.
 """
 
 from collections.abc import Callable

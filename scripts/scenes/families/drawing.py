@@ -1,9 +1,9 @@
 """Layers with exact coverage: strands, polygons and surfaces drawn to premultiplied RGBA.
 
-A *layer* is (side, side, 4) float32, premultiplied: colour * alpha, then alpha. Geometry lives in the unit frame
-[-1, 1] x [-1, 1], y downwards. Thin things are drawn on a canvas several times finer and reduced by area. An opaque
-antialiased stroke on a premultiplied canvas is the *over* operator itself, so colour and alpha stay consistent to the
-last bit, and the reduced layer is the true picture of what was drawn.
+A *layer* is (side, side, 4) float32, premultiplied: colour * alpha, then alpha. Coordinates are in the unit frame
+[-1, 1] x [-1, 1], y downwards. Thin objects are drawn on a canvas several times finer and reduced by area. An opaque
+antialiased stroke on a premultiplied canvas is the *over* operator itself, so colour and alpha agree to the last bit,
+and the reduced layer is exact.
 
     canvas = blank(256); draw_polygons(canvas, polygons, colours); layer = reduce(canvas, 256)
 """
@@ -58,13 +58,13 @@ def extend_foreground(layer: np.ndarray) -> np.ndarray:
         return np.broadcast_to(layer[..., :3].sum((0, 1)) / max(alpha.sum(), 1e-6), own.shape).astype(np.float32)
     half = cv2.resize(layer, ((width + 1) // 2, (height + 1) // 2), interpolation=cv2.INTER_AREA)
     coarse = cv2.resize(extend_foreground(half), (width, height), interpolation=cv2.INTER_LINEAR)
-    # Below 1/8 coverage the 8-bit canvas leaves colour noise, so the neighbourhood takes over gradually.
+    # Below 1/8 coverage 8-bit colours are noisy, so colours of the neighbourhood replace them gradually.
     weight = np.minimum(alpha * 8, 1)
     return np.clip(coarse + weight * (own - coarse), 0, 1)
 
 
 def place(layer: np.ndarray, frame: np.ndarray, left: int, top: int) -> None:
-    """Put a layer over part of a larger frame, in place; what falls outside is cut off."""
+    """Put a layer over part of a larger frame, in place; parts outside are cut off."""
     height, width = frame.shape[:2]
     side = layer.shape[0]
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
@@ -74,7 +74,7 @@ def place(layer: np.ndarray, frame: np.ndarray, left: int, top: int) -> None:
 
 
 def fit(points: np.ndarray, limit: float = 0.96) -> np.ndarray:
-    """The points, shrunk about the centre where they would leave the frame."""
+    """The points, shrunk towards the centre if they would leave the frame."""
     return points * min(1.0, limit / max(np.abs(points).max(), 1e-6))
 
 
@@ -120,7 +120,7 @@ def draw_strands(canvas, points, tone, width, palette, slices: int = 24) -> None
     """
     fixed = to_canvas(points, canvas)
     segments = np.stack([fixed[:, :-1], fixed[:, 1:]], axis=2)
-    # Strokes are whole canvas pixels wide: a golden-ratio dither per strand keeps the mean width right.
+    # Strokes are whole canvas pixels wide, so a golden-ratio dither per strand gives the right mean width.
     dither = (np.arange(len(points)) * 0.618034 % 1)[:, None]
     thickness = np.maximum(1, np.floor(width * canvas.shape[0] / 2 + dither)).astype(np.int64)
     code = np.broadcast_to(thickness, tone.shape) * len(palette) + tone

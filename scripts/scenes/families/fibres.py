@@ -32,7 +32,7 @@ FUR_COLOURS = (*HAIR_COLOURS, (236, 230, 220), (240, 222, 190), (200, 150, 100),
 
 
 def waves(count: int, steps: int, rng, amplitude: float, cycles: float, clumps: int = 40) -> np.ndarray:
-    """Sideways offsets (count, steps): strands of one clump wave together, each a little on its own."""
+    """Sideways offsets (count, steps): strands of one clump wave together, with small differences."""
     t = np.linspace(0, 1, steps)
     clump = rng.integers(clumps, size=count)
     phase = rng.uniform(0, 2 * np.pi, clumps)[clump] + rng.normal(0, 0.25, count)
@@ -45,7 +45,7 @@ def waves(count: int, steps: int, rng, amplitude: float, cycles: float, clumps: 
 
 @dataclass(frozen=True)
 class HairCut:
-    """What all strands of one head share; lengths in the unit frame."""
+    """Properties shared by all strands of a head; lengths in the unit frame."""
 
     centre: tuple[float, float]
     radii: tuple[float, float]
@@ -82,7 +82,7 @@ def long_hair(count: int, rng, cut: HairCut) -> np.ndarray:
     theta = np.minimum(s / ry, leave)
     down = np.maximum(s - leave * ry, 0)
     spread = 1 + cut.flare * down / max(cut.length, 0.1) + rng.normal(0, 0.05, (count, 1)) * down / 0.4
-    # The crown lies a little to one side: the fan of meridians is rolled, so that it stays on the skull.
+    # The crown is a little to one side; rolling the fan of meridians keeps them on the skull.
     roll = (cut.parting + rng.normal(0, 0.04, (count, 1))) / rx
     skull = rotate(np.stack([np.sin(theta) * np.sin(azimuth), -np.cos(theta)], -1), roll)
     blown = cut.wind * rng.uniform(0.2, 1.4, (count, 1)) * down**1.5
@@ -99,7 +99,7 @@ def curly_hair(count: int, rng, cut: HairCut) -> np.ndarray:
     (cx, cy), (rx, ry) = cut.centre, cut.radii
     normal = rng.normal(0, 1, (count, 3)) + np.array([0, -0.75, 0.25])
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    normal = normal[np.argsort(normal[:, 2])]  # the ones that point at the camera last
+    normal = normal[np.argsort(normal[:, 2])]  # those that point at the camera last
     t = np.linspace(0, 1, steps)[None, :, None]
     spread = normal + rng.normal(0, 0.28, (count, 3))
     reach = cut.length * rng.uniform(0.35, 1, (count, 1, 1)) ** 0.7
@@ -131,7 +131,7 @@ def hair(side: int, rng) -> np.ndarray:
     cut, grow = draw_haircut(curly, rng), curly_hair if curly else long_hair
     colour = pick_colour(HAIR_COLOURS, rng)
     palette = np.concatenate([tones(colour * factor, TONES) for factor in (1.0, 0.8, 1.18)])
-    # The loose strands are the same cut, a little longer and curlier, led astray.
+    # Loose strands: the same cut, but a little longer, curlier and out of place.
     body, loose = grow(4200, rng, cut), grow(420, rng, replace(cut, length=cut.length * 1.1, curl=cut.curl + 0.25))
     steps = loose.shape[1]
     stray = np.cumsum(np.cumsum(rng.normal(0, 1, (len(loose), steps, 2)), 1), 1) / steps**1.5

@@ -1,4 +1,4 @@
-"""Families whose alpha is made by physics: dense (absorption by thickness) and blur (motion, rotation, defocus)."""
+"""Families whose alpha follows from physics: dense (absorption by thickness) and blur (motion, rotation, defocus)."""
 
 # ruff: noqa: RUF005 - outline + (x, y) is a sum of vectors, not a concatenation
 
@@ -96,7 +96,7 @@ def dense(side: int, rng) -> np.ndarray:
 
 
 def graded_solid(side: int, rng) -> np.ndarray:
-    """A product whose inside is as dense as it is dark and detailed: the interior the X-ray-like targets have."""
+    """A product whose inside is denser where it is darker and more detailed, as in the X-ray-like targets."""
     layer = rng.choice([turned, product])(side, rng)
     alpha = layer[..., 3]
     darkness = alpha - layer[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)

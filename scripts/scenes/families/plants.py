@@ -34,7 +34,7 @@ def draw_leaf(canvas, foot, heading: float, length: float, shape, palette, light
     spine = np.cumsum(polar(heading + bend * s), 0) * length / len(s)
     spine = foot + spine - spine[0]
     across = np.stack([-np.sin(heading + bend * s), np.cos(heading + bend * s)], -1) * half[:, None] * length
-    # The half that faces the light is brighter; which one that is follows from the leaf's heading.
+    # The half that faces the light is brighter; the leaf's heading decides which one.
     facing = float(np.sign(across[len(s) // 2] @ light.direction[:2])) or 1.0
     exposure = rng.uniform(0.32, 0.68)
     for sign, width in ((-1, fold), (1, 1.0 if rng.random() < 0.7 else fold)):
@@ -100,7 +100,7 @@ def broad_leaves(side: int, rng) -> np.ndarray:
     size = rng.uniform(0.22, 0.42)
     for place, heading in sorted(leaves, key=lambda leaf: rng.random()):
         length = size * rng.uniform(0.6, 1.1)
-        # A leaf that would leave the frame is a smaller, younger one.
+        # A leaf that would leave the frame is made smaller, like a younger one.
         room = 0.97 - np.abs(place).max()
         if room > 0.05:
             draw_leaf(canvas, place, heading, min(length, room * 0.9), shape, palette, light, rng, detail=True)

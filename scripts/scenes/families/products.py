@@ -1,4 +1,4 @@
-"""The product family: things as shops photograph them, in parts, with holes where the real ones have them."""
+"""The product family: things as shops photograph them, made of parts, with holes like the real ones."""
 
 # ruff: noqa: RUF005 - outline + (x, y) is a sum of vectors, not a concatenation
 
@@ -33,7 +33,7 @@ def box(side: int, rng) -> np.ndarray:
     art, plain = label(rng), natural_colour(rng)
     texture = fractal((side, side), rng, cells=50, octaves=3)
     layer = np.zeros((side, side, 4), np.float32)
-    # Corner indices of each face, clockwise as its print is seen, with the outward normal.
+    # Corner indices of each face, clockwise when facing its print, with the outward normal.
     faces = [((1, 5, 7, 3), (0, 0, 1)), ((4, 0, 2, 6), (0, 0, -1)), ((5, 4, 6, 7), (1, 0, 0)),
              ((0, 1, 3, 2), (-1, 0, 0)), ((0, 4, 5, 1), (0, -1, 0))]
     visible = [(flat[list(index)], turn @ normal) for index, normal in faces if (turn @ normal)[2] > 0.02]
@@ -86,7 +86,7 @@ def shoe(side: int, rng) -> np.ndarray:
 
 
 def bag(side: int, rng) -> np.ndarray:
-    """A handbag or tote: soft body, flap, clasp, and handles one can look through."""
+    """A handbag or tote: soft body, flap, clasp, and handles with a gap."""
     light, colour = draw_light(rng), natural_colour(rng)
     wide, narrow, top = rng.uniform(0.6, 0.85), rng.uniform(0.45, 0.7), rng.uniform(-0.2, 0.1)
     body = spline([(-narrow, top), (0, top - 0.02), (narrow, top), (wide, 0.78), (0, 0.86), (-wide, 0.78)], 200)

@@ -49,8 +49,8 @@ def round_part(alpha, rng, light: Light, albedo, *, gloss=0.2, shine=40, puff=0.
     puff: thickness relative to a half sphere; bump: grain of leather or stone; weave: threads; folds: creases of cloth.
     """
     layer = np.zeros((*alpha.shape, 4), np.float32)
-    # Its texture has a generator of its own: how much noise a part needs depends on the picture's size, and must not
-    # shift what is drawn after it.
+    # The texture has its own generator: the amount of noise depends on the picture's size, and must not change what is
+    # drawn later.
     rng = np.random.default_rng(rng.integers(2**63))
     rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
     if not len(rows):
@@ -69,7 +69,7 @@ def round_part(alpha, rng, light: Light, albedo, *, gloss=0.2, shine=40, puff=0.
     colour = np.asarray(albedo, np.float32) * (1 + 0.06 * mottle[..., None])
     if weave:
         x, y = grid(extent)
-        # Threads too fine for the picture are left out: a camera averages them, sampling would show a moire.
+        # Threads too fine for the picture are left out: a camera averages them, but sampling gives a moire pattern.
         threads = np.sin(x * 420 * scale) * np.sin(y * 420 * scale) * smoothstep(300, 600, len(alpha))
         colour = colour * (1 + 0.22 * weave * threads + 0.08 * weave * grain)[..., None]
     layer[window] = paint(shade(normals(height), colour.astype(np.float32), light, gloss, shine), mask)
@@ -79,7 +79,7 @@ def round_part(alpha, rng, light: Light, albedo, *, gloss=0.2, shine=40, puff=0.
 def label(rng, width: int = 384, height: int = 512) -> np.ndarray:
     """A printed design with paper, bands, a mark and words that mean nothing, (height, width, 3) float32."""
     paper, ink, accent = natural_colour(rng), natural_colour(rng), natural_colour(rng)
-    if abs(paper.mean() - ink.mean()) < 0.3:  # print has to be legible
+    if abs(paper.mean() - ink.mean()) < 0.3:  # print must be legible
         ink = np.full(3, 0.06 if paper.mean() > 0.5 else 0.94, np.float32)
     art = np.tile(paper, (height, width, 1)).astype(np.float32)
     for y in rng.integers(0, height, rng.integers(1, 4)):
@@ -136,7 +136,7 @@ def draw_profile(rng, names) -> tuple[np.ndarray, str]:
 
 
 def handle(profile: np.ndarray, side: int, rng, light: Light, colour) -> np.ndarray:
-    """A bent handle on one side of a turned body; the hole between them stays open."""
+    """A bent handle on one side of a turned body; with an open hole between them."""
     sign, top, bottom = rng.choice([-1, 1]), profile[0, 0], profile[-1, 0]
     upper, lower = top + rng.uniform(0.12, 0.2) * (bottom - top), top + rng.uniform(0.62, 0.78) * (bottom - top)
     inner = [np.interp(y, profile[:, 0], profile[:, 1]) - 0.03 for y in (upper, lower)]
@@ -192,7 +192,7 @@ def turned(side: int, rng, names=tuple(PROFILES)) -> np.ndarray:
         lid = at < 0.14
         albedo[lid] = natural_colour(rng) * ridges[lid][:, None]
     lit = shade(normal, albedo.astype(np.float32), light, gloss, rng.uniform(20, 120))
-    # Where the body meets the table less light arrives.
+    # Less light arrives where the body meets the table.
     lit *= (1 - 0.35 * smoothstep(0.85, 1.0, at))[..., None]
     layer = over(opening(profile, tilt, side, rng, colour, "open" in extras, light), paint(lit, alpha))
     if "handle" in extras and rng.random() < 0.85:

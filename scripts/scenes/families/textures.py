@@ -1,4 +1,4 @@
-"""Noise, colour and light: the procedural materials that the synthetic families and backgrounds share.
+"""Noise, colour and light: the procedural materials of the synthetic families and backgrounds.
 
 Everything is a pure function of its arguments and of a numpy Generator. Frequencies are given in cells per image, never
 in pixels, so the same generator draws the same picture at every size.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# Muted colours, as dyes, paints, leathers, cloth and plants have them (sRGB, 0..255).
+# Muted colours of dyes, paints, leathers, cloth and plants (sRGB, 0..255).
 NATURAL_COLOURS = (
     (142, 46, 40), (176, 88, 56), (201, 146, 84), (222, 196, 150), (236, 226, 208), (246, 245, 241), (112, 84, 62),
     (70, 52, 42), (44, 42, 44), (24, 25, 28), (92, 98, 102), (150, 154, 156), (198, 200, 200), (52, 72, 98),
@@ -61,14 +61,14 @@ def fractal(size_hw: tuple[int, int], rng, cells: float = 4, octaves: int = 6, g
     for octave in range(octaves):
         count = max(2, round(cells * 2**octave)) + 2
         values = rng.standard_normal((count, count), dtype=np.float32) * gain**octave
-        # A grid finer than the picture is averaged, not sampled: the small picture is the large one, reduced.
+        # A grid finer than the picture is averaged, not sampled: a small picture equals the large one reduced.
         total += cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC if count < width else cv2.INTER_AREA)
     # The cubic interpolation of unit white noise has about 0.55 of its variance.
     return total / np.sqrt(0.55 * sum(gain ** (2 * octave) for octave in range(octaves))).astype(np.float32)
 
 
 def displace(image: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """The image looked up at (x + dx, y + dy), displacements in image widths."""
+    """The image sampled at (x + dx, y + dy), displacements in image widths."""
     height, width = image.shape[:2]
     x = np.arange(width, dtype=np.float32)[None] + dx * width
     y = np.arange(height, dtype=np.float32)[:, None] + dy * width
@@ -112,7 +112,7 @@ def shade(normal: np.ndarray, albedo: np.ndarray, light: Light, gloss: float = 0
     """
     nx, ny, nz = normal[..., 0], normal[..., 1], np.clip(normal[..., 2], 0, 1)
     half = light.direction + np.array([0, 0, 1], np.float32)
-    # Wrapped Lambert: a large soft source still reaches a little beyond the terminator.
+    # Wrapped Lambert: a large soft source also lights a little beyond the terminator.
     diffuse = np.clip((normal @ light.direction) * 0.8 + 0.2, 0, 1)
     specular = cv2.pow(np.clip(normal @ (half / np.linalg.norm(half)), 0, 1), shine)
     reflected_x, reflected_y = 2 * nz * nx, 2 * nz * ny

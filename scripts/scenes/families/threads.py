@@ -1,4 +1,4 @@
-"""Families with more holes than matter: web (spider webs, twigs, spoked wheels, cables) and lace."""
+"""Families with more holes than material: web (spider webs, twigs, spoked wheels, cables) and lace."""
 
 import numpy as np
 
@@ -192,7 +192,7 @@ def lace(side: int, rng) -> np.ndarray:
     else:
         folds, depth, phase = rng.uniform(1.5, 5), rng.uniform(0, 0.85), rng.uniform(0, 6)
         wave = 2 * np.pi * folds * (u + 0.06 * np.sin(5 * v)) + phase
-        # Horizontal foreshortening: steep parts of a fold are seen narrow, and their threads close up.
+        # Foreshortening: steep parts of a fold look narrow, with their threads closer together.
         x = 2 * u - 1 + depth * np.sin(wave) / (np.pi * folds)
         y = 2 * v - 1 + 0.04 * depth * np.cos(wave) + 0.05 * rng.normal() * (2 * u - 1) ** 2
         points, slope = np.stack([x, y], -1) * (rng.uniform(0.7, 0.93), 0.9), depth * np.sin(wave)

@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing (atheris) of what reads files from elsewhere: whatever the bytes, a value or a UserError
-comes out, never another exception, a hang or a full memory.
+"""Coverage-guided fuzzing (atheris) of the code that reads foreign files. Any bytes must give a value or a UserError,
+never another exception, a hang or a full memory.
 
     python tests/stress/fuzz/fuzz.py submission -max_total_time=600   # or pairs, config, weights; libFuzzer's options
 
-Starts from seeds/<target>/, keeps what is new in build/fuzz/<target>/, writes a finding to build/fuzz/.
+Starts from seeds/<target>/, keeps new inputs in build/fuzz/<target>/, writes findings to build/fuzz/.
 """
 import contextlib
 import copy
@@ -17,7 +17,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "src"))
 
-import torch  # not instrumented: it is too large
+import torch  # not instrumented: too large
 import torch._weights_only_unpickler as unpickler
 
 unpickler.Unpickler.load = atheris.instrument_func(unpickler.Unpickler.load)
@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=["core", "imaging", "submission",
     from imaging.pairs import read_pairs
     from submission.check import validate
 
-from u2net import U2Net  # noqa: E402 (after its instrumented siblings)
+from u2net import U2Net  # noqa: E402 (after the instrumented modules)
 
 HERE = Path(__file__).resolve().parent
 FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -36,7 +36,7 @@ FILE = FOLDER / "file"
 
 
 def fuzz_submission(data: bytes) -> None:
-    """A submission.csv; an odd first byte: the PNG of its only row."""
+    """A submission.csv; after an odd first byte: the PNG of its only row."""
     if data[:1] and data[0] & 1:
         import base64
         data = b"filename,image_utf\n1," + base64.b64encode(data[1:]) + b"\n"
@@ -54,7 +54,7 @@ config._read = lambda path: copy.deepcopy(VALUES) if path == config.DEFAULTS els
 
 
 def fuzz_config(data: bytes) -> None:
-    """A config file; an odd first byte: overrides, one per line."""
+    """A config file; after an odd first byte: overrides, one per line."""
     if data[:1] and data[0] & 1:
         cfg = config.load_config(config.DEFAULTS, data[1:].decode(errors="surrogateescape").split("\n"))
     else:
@@ -62,7 +62,7 @@ def fuzz_config(data: bytes) -> None:
         cfg = config.load_config(FILE)
     FILE.write_text(config.dump_config(cfg))
     if config.load_config(FILE) != cfg:
-        raise AssertionError("what is written is not read back")
+        raise AssertionError("the written config reads back differently")
 
 
 torch.set_num_threads(1)
@@ -70,7 +70,7 @@ MODEL = U2Net()
 
 
 def fuzz_weights(data: bytes) -> None:
-    """A whole checkpoint; an odd first byte: the pickle inside one, with the right checksums."""
+    """A whole checkpoint; after an odd first byte: the pickle in one, with the right checksums."""
     if data[:1] and data[0] & 1:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
