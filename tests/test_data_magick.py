@@ -107,7 +107,7 @@ def test_backgrounds(fetch, tmp_path):
     with HubServer(data_set(3)) as server:
         split = fetch(server, "data.magick.background=folder", f"data.backgrounds_dir={tmp_path}/green")
         assert (read_rgb(split["train"][0][0])[0] == (0, 255, 0)).all()
-        with pytest.raises(UserError, match=r"made with data.magick.background=folder .*remove the folder"):
+        with pytest.raises(UserError, match=r"made with data.magick.background=folder .*delete the folder"):
             fetch(server)
         with pytest.raises(UserError, match=r"set data.backgrounds_dir"):
             fetch(server, "data.magick.background=folder")

@@ -108,7 +108,7 @@ def test_a_sample_that_names_other_images_is_told(tmp_path, capsys):
     test = empty(tmp_path / "test", "1.png 2.png")
     sample(tmp_path / "example_submission.csv", "a b c")
     assert find_test_images(tmp_path) == ([test / "1.png", test / "2.png"], None)
-    assert "names other images than" in capsys.readouterr().out
+    assert "does not match the images in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name, kind", [
