@@ -62,9 +62,8 @@ def move(path: Path, target: Path) -> None:
 
 def remove(path: Path) -> None:
     """Removes a file of this program if it exists. UserError if it belongs to the user."""
-    if path.exists():
-        may_write(path)
-        path.unlink()
+    may_write(path)
+    path.unlink(missing_ok=True)  # another process may have removed it
 
 
 @contextlib.contextmanager
