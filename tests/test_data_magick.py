@@ -160,7 +160,7 @@ def test_another_data_set_is_noticed(fetch, tmp_path):
         with pytest.raises(OperationError, match=r"7 images are unusable.*check data.magick.repo"):
             fetch(server, "data.magick.limit=20")
         server.files["magick_index.tsv"] = b"<html>"
-        with pytest.raises(OperationError, match="removed, no index with columns page_id and nsfw"):
+        with pytest.raises(OperationError, match="removed, not an index with columns page_id and nsfw"):
             fetch(server, f"data.root={tmp_path}/other")
 
 
