@@ -119,7 +119,7 @@ def test_splits_are_the_union_and_move_with_the_root(tmp_path):
                                      {"train": [], "val": [(outside, outside)]}])
     rows = [list(csv.reader((tmp_path / f"data/splits/{side}.csv").open()))[1] for side in ("train", "val")]
     assert rows == [["../magick/a.png", "../magick/a.png", "fur"], [str(outside), str(outside), ""]]
-    with pytest.raises(UserError, match=r"val.csv: no pair is left"):
+    with pytest.raises(UserError, match=r"val.csv: would be empty"):
         write_splits(tmp_path / "data", [{"train": [(inside, inside)], "val": []}])
 
 

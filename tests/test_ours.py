@@ -120,7 +120,7 @@ def test_an_archive_replaces_only_unpacked_files(tmp_path):
             archive.unpack(tmp_path / "titanic.zip", folder)
         assert (folder / name).read_bytes() == body
     (tmp_path / "own.zip").write_bytes(b"PK no zip")
-    with pytest.raises(archive.OperationError, match="left there"):
+    with pytest.raises(archive.OperationError, match="not removed"):
         archive.unpack(tmp_path / "own.zip", folder, fetched=False)
     assert (tmp_path / "own.zip").exists()
 
@@ -334,6 +334,7 @@ ALLOWED = {  # file -> why it needs no guard
     "machine_sources.py": "a temporary folder of its own",
     "baseline.py": "what the bench measures against, in a temporary folder",
     "distributed.py": "/dev/null",
+    "versions.py": "a virtual environment, which it looks at first",
 }
 
 
@@ -346,7 +347,8 @@ def acts(tree: ast.AST):
         module = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") in ("os", "shutil")
         texts = name == "replace" and len(node.args) == 2 and not module
         # methods of files.py, lists and hooks; dataclasses.replace
-        harmless = (name in ("remove", "move") and not module) or getattr(node.func, "id", "") == "replace"
+        columns = name == "rename" and not node.args  # pandas'
+        harmless = (name in ("remove", "move") and not module) or getattr(node.func, "id", "") == "replace" or columns
         if name in ACTS and not texts and not harmless:
             yield node
         on = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""

@@ -71,7 +71,7 @@ def test_a_gpu_that_torch_has_code_for_is_accepted(capability, built_for):
 @pytest.mark.parametrize("capability, built_for", [
     ((6, 0), ["sm_75", "sm_80", "compute_120"]), ((8, 0), ["sm_75", "sm_86"]), ((12, 0), ["sm_80", "sm_90"])])
 def test_another_gpu_is_refused_before_any_work(capability, built_for):
-    with pytest.raises(OperationError, match=r"has no code for this GPU, .*CUDA_VISIBLE_DEVICES="):
+    with pytest.raises(OperationError, match=r"has no code for this GPU of compute capability .*CUDA_VISIBLE_DEVICES="):
         check_gpu(capability, built_for)
 
 

@@ -12,7 +12,8 @@ from core.config import DEFAULTS, load_config
 
 MODULES = {".".join(path.relative_to(ROOT / folder).with_suffix("").parts): path  # dotted name -> file
            for folder in ("scripts", "src") for path in sorted((ROOT / folder).rglob("*.py"))}
-SCRIPTS = [path for path in MODULES.values() if 'if __name__ == "__main__"' in path.read_text()]
+SCRIPTS = [path for name, path in MODULES.items()
+           if "." not in name and 'if __name__ == "__main__"' in path.read_text()]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.errors import OperationError, brief
+from core.errors import OperationError, UserError, brief
 
 PINS = Path(__file__).with_name("kaggle_image.txt")
 PYTHON = "python3.12"  # as in Kaggle's image
@@ -48,6 +48,8 @@ def base_python() -> str:
 
 def install(folder: Path, base: str) -> None:
     """Makes a new virtual environment with the pinned packages."""
+    if folder.exists() and not (folder / "pyvenv.cfg").exists():
+        raise UserError(f"{folder}: is not a virtual environment of this program; move it")
     print(f"versions of Kaggle's image: installing them into {folder}, only this once ({SIZE})", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     step([base, "-m", "venv", folder])

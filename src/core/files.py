@@ -185,12 +185,13 @@ def room_for(path: Path, part: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        short = "requested and" in str(error)  # how numpy reports a write that was cut short
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not short:
             raise
         written = part.stat().st_size if part and part.exists() else 0
         if part:
             part.unlink(missing_ok=True)  # else no space would be reported as free
-        raise OperationError(disk_full(path, error.strerror, written)) from None
+        raise OperationError(disk_full(path, error.strerror or os.strerror(errno.ENOSPC), written)) from None
 
 
 def disk_full(path: Path, reason: str, needed: int) -> str:
