@@ -239,3 +239,9 @@ def test_the_url_of_a_kaggle_page_is_reduced_to_the_name_in_it(setting, value):
 def test_the_url_of_another_page_is_refused(text):
     with pytest.raises(UserError, match=r"kaggle\.competition="):
         load_config(DEFAULTS, [f"kaggle.competition={text}"])
+
+
+def test_a_final_phase_on_mse_switches_every_other_term_off():
+    cfg = load_config(DEFAULTS, ["train.epochs=2", "train.final_epochs=1", "train.final_loss=mse"])
+    assert {name for name, weight in in_epoch(cfg, 1).loss.model_dump().items() if weight} == {"base"}
+    assert in_epoch(cfg, 0).loss == cfg.loss

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 import kernel
 from conftest import ROOT, write_pairs
-from core.config import as_overrides, load_config
+from core.config import Config, as_overrides, load_config
 from core.errors import UserError
 from core.files import file_sha256
 from kaggle_kernel import bundle
@@ -107,6 +108,15 @@ def test_the_bundle_holds_sources_weights_and_settings_within_kaggles_limits(bui
         assert hashlib.sha256(files[f"dataset/{name}"]).hexdigest() == digest
     assert not problems(built / "kernel", built / "dataset")
     assert len(load_config(built / "dataset/config.yaml").model_dump_json()) > 1000
+
+
+def test_each_setting_that_is_a_path_stays_on_this_machine():
+    kernels_own = {"data.root", "train.out_dir"}  # portable() sets them
+    paths = {f"{section}.{name}" for section, field in Config.model_fields.items()
+             for name, each in getattr(field.annotation, "model_fields", {}).items()
+             if "Path" in str(each.annotation) or Path in get_args(each.annotation)}
+    assert {"data.train_csv", "infer.png_dir", *kernels_own} <= paths
+    assert paths - kernels_own <= {f"{section}.{name}" for section, names in bundle.LOCAL.items() for name in names}
 
 
 def test_nothing_secret_and_no_path_of_this_machine_is_in_the_bundle(built, run_dir):

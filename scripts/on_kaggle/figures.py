@@ -54,7 +54,8 @@ def curves(job: Job) -> Figure | None:
     if not runs:
         return print("no finished epoch, so no curve to draw")
     with runs[0].open(newline="", encoding="utf-8") as file:
-        return draw_curves([{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)])
+        rows = list(csv.DictReader(file))
+    return draw_curves([{name: float(value or "nan") for name, value in row.items()} for row in rows])
 
 
 def validation(job: Job) -> Figure | None:

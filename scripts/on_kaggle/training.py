@@ -33,7 +33,8 @@ def process_count(wanted: int | str, device: str) -> int:
     if wanted != "auto" and wanted > gpus:
         raise UserError(f"kernel.processes={wanted}: only {gpus} GPUs are available; set it to auto")
     if gpus == 1:
-        print(f"{'!' * 20} ONE GPU: training in one process; set machine_shape to NvidiaTeslaT4 for two", flush=True)
+        print(f"{'!' * 20} ONE GPU: training in one process; for two, set machine_shape to NvidiaTeslaT4 in "
+              "kernel-metadata.json and push again", flush=True)
     return gpus if wanted == "auto" else wanted
 
 

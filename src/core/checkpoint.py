@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, path: str | Path) -> dict:
     if any(wrong.values()):
         listed = "; ".join(f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})"
                            for what, keys in wrong.items() if keys)
-        raise UserError(f"{path}: does not fit this network: {listed}; is model.variant right?")
+        raise UserError(f"{path}: does not fit this network: {listed}; set model.variant to that of the file")
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:  # e.g. tensors without memory

@@ -23,7 +23,7 @@ PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a l
          "too_long": "should be a list of two numbers", "model_type": "should be a mapping of keys",
          "path_type": "should be a path", "string_pattern_mismatch": "does not have the form described in config.yaml"}
 
-MSE_ALONE = Loss(base=1, object=0, thin=0, edge=0, background=0, sides=0)
+MSE_ALONE = Loss(**dict.fromkeys(Loss.model_fields, 0) | {"base": 1})
 
 # What `auto` means in train: a low learning rate to fine-tune trained weights, a high one from scratch, and one in
 # between for the embedded weights, which were trained only briefly.

@@ -30,12 +30,12 @@ def pick_device() -> torch.device:
     with warnings.catch_warnings(record=True) as said:  # e.g. several lines about an old driver
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
-    for warning in said:
-        print(f"note    using no GPU: {brief(warning.message)}")
     if available:
         check_gpu(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
         torch.backends.cudnn.allow_tf32 = False  # default True: since Ampere convolutions would keep 10 of 23 bits
         return torch.device("cuda")
+    for warning in said:
+        print(f"note    using no GPU: {brief(warning.message)}")
     keep_freed_memory()
     return torch.device("cpu")
 
