@@ -52,7 +52,11 @@ def may_write(path: str | Path, known: bool = False) -> Path:
         return target
     if not target.is_file():
         raise UserError(f"{path}: is {'a folder' if target.is_dir() else 'a device'}; name a file to write")
-    if not known and not is_ours(target):
+    try:
+        ours = known or is_ours(target)
+    except FileNotFoundError:  # another process has just removed it
+        return target
+    if not ours:
         raise UserError(f"{path}: already exists and was not written by this program; move it or choose another place")
     return target
 
