@@ -23,6 +23,8 @@ PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a l
          "too_long": "should be a list of two numbers", "model_type": "should be a mapping of keys",
          "path_type": "should be a path", "string_pattern_mismatch": "does not have the form described in config.yaml"}
 
+OFFICIAL_SIZE = 320  # pixels, of the squares that the official weights were trained on
+
 MSE_ALONE = Loss(**dict.fromkeys(Loss.model_fields, 0) | {"base": 1})
 
 # What `auto` means in train: a low learning rate to fine-tune trained weights, a high one from scratch, and one in
@@ -130,7 +132,7 @@ def in_epoch(cfg: Config, epoch: int) -> Config:
 def predict_size(cfg: Config, trained_size: int | None = None) -> int:
     """Longer side in pixels at which the network sees whole images. trained_size: infer.size in a checkpoint's config.
     """
-    return cfg.infer.size or cfg.data.size or trained_size or 1024
+    return cfg.infer.size or cfg.data.size or trained_size or OFFICIAL_SIZE
 
 
 def with_predict_size(cfg: Config) -> Config:

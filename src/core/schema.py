@@ -149,6 +149,7 @@ class Augment(Section):
 
 class Model(Section):
     variant: Literal["u2netp", "u2net"]
+    predicts: Literal["alpha", "dense"]
     weights: Location | None
 
 
@@ -239,6 +240,7 @@ class Infer(Section):
     backend: Literal["auto", "torch", "openvino"]
     precision: Literal["auto", "bf16", "fp16", "fp32", "int8"]
     streams: Literal["auto"] | Count
+    png: Literal["dense", "alpha"]
     png_dir: Location | None
     cutout_dir: Location | None
 
