@@ -170,7 +170,7 @@ def train_epoch(run: Run, train_set: TrainSet, stop: StopRequest) -> None:
     batches = remaining_batches(run, len(train_set))
     shares = [run.world.passes(batch, cfg.train.micro_batch) for batch in batches]
     samples = loaded(train_set, run.loader_options, batch_sampler=list(itertools.chain(*shares)))
-    run.model.train()
+    training_mode(run.model, cfg.train.freeze_bn)
     saved = clock = time.monotonic()
     for batch, share in tqdm(zip(batches, shares, strict=True), f"epoch {progress.epoch + 1}",
                              progress.batch + len(batches), initial=progress.batch, unit="batch", disable=None,
@@ -186,6 +186,13 @@ def train_epoch(run: Run, train_set: TrainSet, stop: StopRequest) -> None:
         if now - saved > cfg.train.save_minutes * 60:
             run.save()
             saved = now
+
+
+def training_mode(model: nn.Module, freeze_bn: bool) -> None:
+    model.train()
+    for module in model.modules() if freeze_bn else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def remaining_batches(run: Run, images: int) -> list[list[tuple[int, int]]]:

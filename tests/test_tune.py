@@ -92,7 +92,7 @@ def way(size, errors, tile_over=None):
 
 def test_a_size_is_chosen_on_one_half_and_must_help_on_the_other():
     present = way(320, np.full(20, 0.02))
-    fit, held = tune.halves(20, 7)
+    fit, _ = tune.halves(20, 7)
     better, lucky = np.full(20, 0.01), np.full(20, 0.02)
     lucky[fit] = 0.001
     assert tune.choose_way([present, way(512, better)], 7) == tune.Way(512, None)

@@ -18,6 +18,7 @@ class Purpose(IntEnum):
     TUNING = 6                # splits and resamples of `make tune`
     FLOOR = 7                 # draws of the floor, by index and draw
     ABLATION = 8              # resamples of `make ablate`
+    PANORAMA_VIEW = 21        # a view of a panorama, by panorama and view
     NOTEBOOK = 12             # the notebook's two dense targets of a pair
 
 
