@@ -19,6 +19,7 @@ class Purpose(IntEnum):
     FLOOR = 7                 # draws of the floor, by index and draw
     ABLATION = 8              # resamples of `make ablate`
     NOTEBOOK = 12             # the notebook's two dense targets of a pair
+    RGBA = 20                 # size, place and background of a cut-out, by its name and the number of the pair
 
 
 def generator(*key: int) -> np.random.Generator:
