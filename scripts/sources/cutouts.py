@@ -59,7 +59,7 @@ def refuse_constant(alpha: np.ndarray) -> None:
 
 def make_all(jobs: Mapping[str, Callable[[], None]], title: str, workers: int | None = None,
              watch: Callable[[dict[str, str]], None] = lambda left_out: None) -> dict[str, str]:
-    """Runs {name: job} in threads (decoding and encoding release the GIL) -> {name: why} of the Unusable.
+    """Runs {name: job} in threads (decoding and encoding release the GIL) -> {name: why} of the Unusable, in order.
 
     watch(left_out) is called after each image and may raise an error, which ends the work.
     """
@@ -77,7 +77,7 @@ def make_all(jobs: Mapping[str, Callable[[], None]], title: str, workers: int | 
             watch(left_out)
     finally:
         pool.shutdown(cancel_futures=True)
-    return left_out
+    return {name: left_out[name] for name in jobs if name in left_out}
 
 
 def soft_share(pairs: Sequence[tuple[Path, Path]]) -> float:

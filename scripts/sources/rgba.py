@@ -105,7 +105,7 @@ def refuse_overlap(source: Path, folder: Path) -> None:
 
 def cutout_of(path: Path, cfg: Config) -> Cutout:
     """Its pairs' names change with the file and with the settings that matter, so what exists is what is wanted."""
-    wanted, status = cfg.data.rgba, path.lstat()
+    wanted, status = cfg.data.rgba, path.stat() if path.exists() else path.lstat()  # a broken link
     name = normalize("NFC", path.relative_to(cfg.data.rgba_dir).as_posix())
     pictures = cfg.data.backgrounds_dir if wanted.background in ("folder", "mixed") else None
     placing = None if wanted.background == "none" else (cfg.seed, wanted.size, *wanted.scale)
@@ -190,8 +190,8 @@ def defringed(colours: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def placed(premultiplied: np.ndarray, side: int, scale: tuple[float, float], rng) -> np.ndarray:
     """The object (h,w,4) at a random size and place, whole, in an empty (side,side,4)."""
-    longer = min(round(side * rng.uniform(*scale)), MOST_ENLARGED * max(premultiplied.shape[:2]))
-    sized = resize_longer_side(premultiplied, longer)
+    most = MOST_ENLARGED * max(premultiplied.shape[:2]) / side
+    sized = resize_longer_side(premultiplied, max(1, round(side * rng.uniform(*np.minimum(scale, most)))))
     height, width = sized.shape[:2]
     top, left = rng.integers(side - height + 1), rng.integers(side - width + 1)
     canvas = np.zeros((side, side, 4), np.float32)
