@@ -67,7 +67,7 @@ pretrain: data/pretrain/splits/train.csv  ## trains the embedded weights again (
 data/pretrain/splits/train.csv: | setup
 	$(PY) scripts/get_data.py --config configs/pretrain.yaml $(ARGS)
 
-data: setup  ## pairs and test images into data/; SOURCE=competition,magick (default) | csv | synthetic (no network)
+data: setup  ## pairs and test images into data/; SOURCE=competition,magick (default) | rgba | csv | synthetic (no network)
 	$(PY) scripts/get_data.py data.source="$(SOURCE)" $(ARGS)
 
 weights: setup  ## the official U²-Net weights, verified, into weights/

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     ABLATION = 8              # resamples of `make ablate`
     PANORAMA_VIEW = 21        # a view of a panorama, by panorama and view
     NOTEBOOK = 12             # the notebook's two dense targets of a pair
+    RGBA = 20                 # size, place and background of a cut-out, by its name and the number of the pair
 
 
 def generator(*key: int) -> np.random.Generator:
