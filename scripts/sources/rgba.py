@@ -37,12 +37,14 @@ from imaging.images import (
 )
 from imaging.pairs import Split, hash_share, split_groups
 from sources.cutouts import Unusable, background, background_files, make_all, over, refuse_constant, soft_share
+from sources.variety import see_through, with_others_behind
 
 TRANSPARENT = (".png", ".webp", ".tif", ".tiff")  # formats that can have transparency
 VISIBLE = 2          # levels of alpha; lossy encoders leave 1 around the object
 MOST_ALPHA = 26      # levels; an object that nowhere reaches it is not one
 SMALLEST = 32        # pixels of the object's longer side
 MOST_ENLARGED = 2    # a further enlarged object is blurred beside its background
+SMALLER = (0.15, 0.6)  # longer side of an object behind, as a share of the image
 TRUSTED = 0.05       # alpha from which a stored colour says anything
 OURS = re.compile(r"[\w.-]*-[0-9a-f]{12}-\d+\.png", re.ASCII)
 
@@ -108,7 +110,8 @@ def cutout_of(path: Path, cfg: Config) -> Cutout:
     wanted, status = cfg.data.rgba, path.stat() if path.exists() else path.lstat()  # a broken link
     name = normalize("NFC", path.relative_to(cfg.data.rgba_dir).as_posix())
     pictures = cfg.data.backgrounds_dir if wanted.background in ("folder", "mixed") else None
-    placing = None if wanted.background == "none" else (cfg.seed, wanted.size, *wanted.scale)
+    placing = None if wanted.background == "none" else (cfg.seed, wanted.size, *wanted.scale, wanted.see_through,
+                                                        wanted.clutter)
     identity = (name, status.st_size, status.st_mtime_ns, wanted.background, str(pictures), placing)
     digest = hashlib.sha256(os.fsencode(repr(identity))).hexdigest()[:12]
     stem = re.sub(r"[^\w.-]+", "_", path.stem, flags=re.ASCII).strip("._-")[:60]
@@ -127,9 +130,24 @@ def make_pairs(cutout: Cutout, cfg: Config, backgrounds: Sequence[Path]) -> None
     premultiplied = np.dstack([alpha[..., None] * colours, alpha])
     for number, files in cutout.missing():
         rng = generator(cfg.seed, Purpose.RGBA, int(hash_share(cutout.name) * 2**48), number)
-        canvas = placed(premultiplied, wanted.size, wanted.scale, rng)
+        seen = see_through(premultiplied, rng) if rng.random() < wanted.see_through else premultiplied
+        canvas = placed(seen, wanted.size, wanted.scale, rng)
         behind = background(wanted.background, backgrounds, wanted.size, rng)
+        if rng.random() < wanted.clutter:
+            behind = with_others_behind(behind, others(cutout, cfg, rng), rng)
         save(files, over(canvas[..., :3], canvas[..., 3:], behind), to_levels(canvas[..., 3]))
+
+
+def others(cutout: Cutout, cfg: Config, rng) -> list[np.ndarray]:
+    """One to three other objects of the folder, placed like this one but smaller; files that have none are left out."""
+    folder, found = [path for path in sorted(cutout.path.parent.iterdir()) if path.suffix.lower() in TRANSPARENT], []
+    for _ in range(rng.integers(1, 4)):
+        path = folder[rng.integers(len(folder))]
+        with contextlib.suppress(Unusable):
+            rgba = cropped(read_rgba(Cutout(path, path.name, ())))
+            colours, alpha = shrunk(rgba, cfg.data.rgba.size)
+            found.append(placed(np.dstack([alpha[..., None] * colours, alpha]), cfg.data.rgba.size, SMALLER, rng))
+    return found
 
 
 def save(files: tuple[Path, Path], rgb: np.ndarray, alpha: np.ndarray) -> None:

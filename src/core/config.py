@@ -27,10 +27,8 @@ OFFICIAL_SIZE = 320  # pixels, of the squares that the official weights were tra
 
 MSE_ALONE = Loss(**dict.fromkeys(Loss.model_fields, 0) | {"base": 1})
 
-# What `auto` means in train: a low learning rate to fine-tune trained weights, a high one from scratch, and one in
-# between for the embedded weights, which were trained only briefly.
+# What `auto` means in train: a low learning rate to fine-tune trained weights, a high one from scratch.
 RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
-           "embedded": {"lr": 5e-4, "warmup": 0.05, "schedule": "cosine"},
            "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine"}}
 
 
@@ -151,7 +149,7 @@ def _follow(cfg: Config) -> Config:
         "solution_csv": data.solution_csv or test_set / "solution.csv",
     })
     model = model.model_copy(update={"weights": named_weights(model.weights, model.variant)})
-    recipe = RECIPES["nothing" if not model.weights else "embedded" if model.weights == EMBEDDED else "weights"]
+    recipe = RECIPES["weights" if model.weights else "nothing"]
     train = cfg.train.model_copy(update={
         key: value for key, value in recipe.items() if getattr(cfg.train, key) == "auto"})
     infer = infer.model_copy(update={
