@@ -9,6 +9,8 @@ import numpy as np
 
 from augment import LUMA
 
+FLAT = 0.02  # of luma: a weaker texture is not strengthened to full
+
 
 def see_through(picture: np.ndarray, rng) -> np.ndarray:
     """The object as if of glass: its rim, its texture and its lights stay, the rest lets the background through.
@@ -21,7 +23,7 @@ def see_through(picture: np.ndarray, rng) -> np.ndarray:
     inner = cv2.GaussianBlur((alpha > 0.5).astype(np.float32), (0, 0), max(alpha.shape) * rng.uniform(0.02, 0.06))
     rim = 1 - (2 * inner - 1).clip(0, 1)
     texture = np.abs(luma - cv2.GaussianBlur(luma, (0, 0), 3))
-    texture = (2 * texture / max(texture[alpha > 0.5].max(initial=0), 1e-6)).clip(0, 1)
+    texture = (2 * texture / max(texture[alpha > 0.5].max(initial=0), FLAT)).clip(0, 1)
     base, *strengths = rng.uniform((0.02, 0.2, 0.2, 0), (0.5, 1, 1, 0.6))
     seen = base + sum(strength * part for strength, part in zip(strengths, (rim, texture, luma**2), strict=True))
     seen = seen.clip(0, 1).astype(np.float32)
