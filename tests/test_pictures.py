@@ -28,8 +28,8 @@ def test_a_camera_sees_what_it_looks_at():
     assert np.sqrt((ahead > 0.5).sum() / np.pi) == pytest.approx(radius, rel=0.02)
     assert get_pictures.looked_at(light, view, np.pi, 0).max() == 0
     assert get_pictures.looked_at(light, view, np.radians(25), 0)[middle, :middle].max() == 1  # it is on the left now
-    assert get_pictures.looked_at(light, view, 0, np.radians(25))[:middle, middle].max() == 1  # … above
-    assert get_pictures.looked_at(light, view, 0, np.radians(25))[middle + 60:, middle].max() == 0
+    upwards = get_pictures.looked_at(light, view, 0, np.radians(25))[:, middle]
+    assert upwards[middle:].max() == 1 and upwards[:middle - 60].max() == 0  # and now it is below
 
 
 def test_views_are_exposed_pictures_and_always_the_same():
@@ -58,15 +58,17 @@ def test_an_unreachable_registry_is_one_line(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_a_see_through_object_keeps_its_rim_and_no_more_than_its_alpha(seed):
-    rng = np.random.default_rng(seed)
-    alpha = np.zeros((96, 96), np.float32)
-    alpha[16:80, 16:80] = 1
-    picture = np.dstack([alpha[..., None] * rng.uniform(0, 255, 3), alpha]).astype(np.float32)
-    glass = see_through(picture, rng)
-    assert (glass[..., 3] <= alpha + 1e-6).all() and (glass[..., :3] <= 256 * glass[..., 3:]).all()
-    assert glass[16:80, 16, 3].mean() > glass[36:60, 36:60, 3].min()
+def test_a_see_through_object_keeps_its_rim_and_no_more_than_its_alpha():
+    clearer = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        alpha = np.zeros((96, 96), np.float32)
+        alpha[16:80, 16:80] = 1
+        picture = np.dstack([alpha[..., None] * rng.uniform(0, 255, 3), alpha]).astype(np.float32)
+        glass = see_through(picture, rng)
+        assert (glass[..., 3] <= alpha + 1e-6).all() and (glass[..., :3] <= 256 * glass[..., 3:]).all()
+        clearer.append(glass[16:80, 16, 3].mean() - glass[36:60, 36:60, 3].min())
+    assert min(clearer) >= 0 and np.mean(np.array(clearer) > 0.2) > 0.7
 
 
 def test_objects_behind_are_blurred_and_none_changes_nothing():
