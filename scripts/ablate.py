@@ -61,14 +61,15 @@ def factors(cfg: Config) -> list[Factor]:
     final = max(1, cfg.train.epochs // 4)
     larger = f"augment.final_crop={cfg.augment.crop * 3 // 2}"
     return [
-        Factor("xray", ("augment.xray_p=0",)),
-        Factor("xray_at_times", ("augment.xray_p=0.9",), adds=True),
+        Factor("composed", ("model.predicts=dense",)),
+        Factor("freeze_bn", ("train.freeze_bn=true",), adds=True),
         Factor("scale", ("augment.scale=[1,1]",)),
         Factor("rotate", ("augment.rotate_p=0",)),
         Factor("colour", ("augment.color_p=0",)),
         Factor("background", ("augment.background_p=0.3",), adds=True),
         *(Factor(term, (f"loss.{term}=0",)) for term in ("object", "thin", "edge")),
         Factor("background_term", ("loss.background=0",)),
+        Factor("mse_alone", tuple(f"loss.{term}=0" for term in ("object", "thin", "edge", "background")), adds=True),
         Factor("sides", ("loss.sides=0",)),
         Factor("ema", ("train.ema=0.99",), adds=True),
         Factor("larger_crop_at_end", (f"train.final_epochs={final}", larger), adds=True),

@@ -45,4 +45,4 @@ def test_the_command_trains_each_cell_once_and_says_what_helps(pairs_csv, tmp_pa
 
 def test_an_unknown_factor_is_named(pairs_csv, tmp_path):
     options = [option for option in tiny(pairs_csv, tmp_path) if not option.startswith("train.epochs")]
-    assert "no edges; known: xray" in one_error_line(script("scripts/ablate.py", "--factors", "edges", *options), 2)
+    assert "no edges; known: composed" in one_error_line(script("scripts/ablate.py", "--factors", "edges", *options), 2)

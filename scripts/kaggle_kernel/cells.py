@@ -12,8 +12,8 @@
 #
 # | step | what happens | with |
 # |---|---|---|
-# | **dense targets** | near-binary alphas become X-ray-like ones during training | `xray_alpha_dense` |
-# | **network** | U²-Net, seven side outputs, logits out | `u2net.py` |
+# | **network** | U²-Net finds the object's alpha; seven side outputs, logits out | `u2net.py` |
+# | **dense alpha** | made from that alpha and the photograph, X-ray-like | `xray_alpha_dense` |
 # | **loss** | MSE and four terms for objects, thin parts, edges and background | `losses.py` |
 # | **two validations** | against the files' own alphas, and against dense ones with their floor | `validation.py` |
 # | **inference** | whole images, plain and mirrored; values rounded, never stretched | `predictor.py` |
@@ -66,8 +66,7 @@ show.pairs(job)
 # %% [markdown] tags=["train"]
 # ## Training
 #
-# `val_mse_dense` selects the best epoch. `val_mse`, against the files' own alphas, is only for information: it cannot
-# be low for a network that has learned dense targets perfectly.
+# `val_mse_dense` selects the best epoch. `val_mse`, against the files' own alphas, is only for information.
 
 # %% tags=["train"]
 weights = train(job)
