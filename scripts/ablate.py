@@ -62,7 +62,7 @@ def factors(cfg: Config) -> list[Factor]:
     larger = f"augment.final_crop={cfg.augment.crop * 3 // 2}"
     return [
         Factor("composed", ("model.predicts=dense",)),
-        Factor("freeze_bn", ("train.freeze_bn=true",), adds=True),
+        Factor("frozen_batchnorm", ("train.batchnorm=trained",)),
         Factor("scale", ("augment.scale=[1,1]",)),
         Factor("rotate", ("augment.rotate_p=0",)),
         Factor("colour", ("augment.color_p=0",)),

@@ -170,7 +170,7 @@ def train_epoch(run: Run, train_set: TrainSet, stop: StopRequest) -> None:
     batches = remaining_batches(run, len(train_set))
     shares = [run.world.passes(batch, cfg.train.micro_batch) for batch in batches]
     samples = loaded(train_set, run.loader_options, batch_sampler=list(itertools.chain(*shares)))
-    training_mode(run.model, cfg.train.freeze_bn)
+    training_mode(run.model, cfg.train.batchnorm)
     saved = clock = time.monotonic()
     for batch, share in tqdm(zip(batches, shares, strict=True), f"epoch {progress.epoch + 1}",
                              progress.batch + len(batches), initial=progress.batch, unit="batch", disable=None,
@@ -188,9 +188,10 @@ def train_epoch(run: Run, train_set: TrainSet, stop: StopRequest) -> None:
             saved = now
 
 
-def training_mode(model: nn.Module, freeze_bn: bool) -> None:
+def training_mode(model: nn.Module, batchnorm: str) -> None:
+    """batchnorm: frozen keeps the statistics that the weights came with."""
     model.train()
-    for module in model.modules() if freeze_bn else ():
+    for module in model.modules() if batchnorm == "frozen" else ():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
@@ -248,7 +249,8 @@ def accumulate(run: Run, samples: Iterator[tuple], passes: int, images: int) -> 
             # DistributedDataParallel divides by the number of processes
             run.scaler.scale(terms["total"] * (len(indices) * run.world.size / images)).backward()
         sums += torch.stack([*terms.values()]).detach().double() * len(indices)
-    run.world.average_statistics(run.model, len(run.world.deal(range(images))) / images)
+    if run.cfg.train.batchnorm == "trained":
+        run.world.average_statistics(run.model, len(run.world.deal(range(images))) / images)
     return dict(zip(terms, run.world.sum(sums.tolist()), strict=True))  # one wait for the device, not one per term
 
 

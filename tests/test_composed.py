@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from augment import middle_xray_params, xray_alpha_dense
-from conftest import scene
+from conftest import scene, tiny
 from core import checkpoint
 from core.config import DEFAULTS, load_config
 from core.schema import Xray
@@ -14,6 +14,7 @@ from imaging.images import to_levels
 from imaging.pairs import read_pair, read_pairs
 from infer import infer
 from inference.predictor import Predictor, load_model
+from train import train
 from training import baselines
 from training.validation import Validator, reference_levels
 from u2net import U2Net
@@ -112,3 +113,16 @@ def test_a_run_that_training_did_not_help_is_told():
     levels = {"official_line": 0.02, "official_composed": 0.01}
     assert baselines.verdict(0.009, levels) == "" and baselines.verdict(0.5, {}) == ""
     assert "does not beat the official weights without any training (0.0100)" in baselines.verdict(0.011, levels)
+
+
+def test_frozen_batchnorm_keeps_the_statistics_and_learns_the_rest(pairs_csv, tmp_path):
+    start = tmp_path / "start.pth"
+    torch.save(U2Net().state_dict(), start)
+    for batchnorm, kept in (("auto", True), ("trained", False)):  # auto: from trained weights
+        cfg = load_config(DEFAULTS, tiny(pairs_csv, tmp_path / batchnorm, f"model.weights={start}", "train.epochs=1",
+                                         f"train.batchnorm={batchnorm}"))
+        train(cfg)
+        before, after = torch.load(start), checkpoint.load(tmp_path / batchnorm / "best.pth")["model_state"]
+        same = {name: torch.equal(before[name], after[name]) for name in before}
+        assert all(same[name] == kept for name in same if name.endswith("running_mean"))
+        assert not same["stage1.rebnconvin.conv_s1.weight"]

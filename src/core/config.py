@@ -28,8 +28,8 @@ OFFICIAL_SIZE = 320  # pixels, of the squares that the official weights were tra
 MSE_ALONE = Loss(**dict.fromkeys(Loss.model_fields, 0) | {"base": 1})
 
 # What `auto` means in train: a low learning rate to fine-tune trained weights, a high one from scratch.
-RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
-           "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine"}}
+RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau", "batchnorm": "frozen"},
+           "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine", "batchnorm": "trained"}}
 
 
 def load_config(path: str | Path = "config.yaml", overrides=()) -> Config:

@@ -181,7 +181,7 @@ class Train(Section):
     batch_size: Count
     micro_batch: Count | None
     sync_bn: bool
-    freeze_bn: bool
+    batchnorm: Literal["auto", "trained", "frozen"]
     lr: Literal["auto"] | Positive
     weight_decay: NonNegative
     warmup: Literal["auto"] | Share

@@ -34,12 +34,17 @@ def check_batches(cfg: Config, world: World, images: int, device: torch.device) 
                             "each pass with train.batch_size, train.micro_batch, fewer processes or more pairs")
 
 
-def values_per_channel(phase: Config, world: World, images: int, device: torch.device) -> int:
-    """The fewest values that BatchNorm gets per channel of the network's deepest layer, in batches of `images`."""
+def values_per_channel(phase: Config, world: World, images: int, device: torch.device) -> float:
+    """The fewest values that BatchNorm gets per channel of the network's deepest layer, in batches of `images`.
+
+    Infinite if it is frozen, since it needs none.
+    """
+    if phase.train.batchnorm == "frozen":
+        return math.inf
     together = world.size if synchronised(phase, world, device) else 1
     return world.fewest(images, phase.train.micro_batch) * together * math.ceil(phase.augment.crop / SHRUNK) ** 2
 
 
 def synchronised(cfg: Config, world: World, device: torch.device) -> bool:
     """Whether BatchNorm's statistics are those of all processes' images together."""
-    return world.size > 1 and cfg.train.sync_bn and device.type == "cuda"
+    return world.size > 1 and cfg.train.sync_bn and cfg.train.batchnorm == "trained" and device.type == "cuda"
