@@ -29,7 +29,7 @@ from core.files import written_whole
 from core.outputs import check_folder, may_write
 from core.seeds import Purpose, generator
 from dataset import ValidationSet
-from imaging.pairs import configured_pairs
+from imaging.pairs import configured_pairs, pairs_source
 from inference.postprocess import (
     NONE,
     ORIGINAL,
@@ -93,11 +93,12 @@ def tune(cfg: Config) -> None:
     identity = checkpoint.identity(cfg.infer.weights)  # first, because a running training may replace the file
     if len(val_set) < FEWEST:
         save_setting(path, identity, NONE, {"reason": f"{len(val_set)} validation images"})
-        print(f"{cfg.data.val_csv}: {len(val_set)} images are too little evidence, at least {FEWEST} are needed; "
-              f"chosen: none\n{path}")
+        print(f"{pairs_source(cfg, 'val')}: {len(val_set)} images are too little evidence, at least {FEWEST} are "
+              f"needed; chosen: none\n{path}")
         return
     predict = load_predictor(cfg)
-    print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}: {predict.description}")
+    print(f"val     {len(val_set)} images of {pairs_source(cfg, 'val')} with {cfg.infer.weights}: "
+          f"{predict.description}")
     results = search(val_set, predict_all(predict, val_set), metric, cfg.seed)
     print(table(results, metric, len(val_set)))
     setting, evidence = choose(results)
