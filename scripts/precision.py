@@ -26,7 +26,7 @@ from imaging.pairs import configured_pairs, pairs_source, read_pair
 from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
 from inference.matte_net import MatteNet
 from inference.openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
-from inference.predictor import Predictor, load_model, load_network, to_square
+from inference.predictor import Loaded, Predictor, load_model, load_network, to_square
 from inference.torch_backend import live_network
 from inference.weights import run_with_weights
 from training import metrics
@@ -45,14 +45,16 @@ def compare(cfg: Config) -> None:
         may_write(target)
     val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
     identity = checkpoint.identity(cfg.infer.weights)  # first, because a running training may replace the file
-    model, size = load_model(cfg)
+    loaded = load_model(cfg)
+    model, size, density = loaded
     device, metric = pick_device(), select_metric(cfg)
     machine = hardware()
     print(f"val     {len(val_set)} images of {pairs_source(cfg, 'val')} with {cfg.infer.weights}: {size} px, tta "
           f"{cfg.infer.tta}, {machine}")
     ranges = int8_ranges(cfg, model, size) if computes("int8", device) else None
-    exact = Predictor(live_network(model.to(device), cfg.infer.tta, device, "fp32"), size, cfg.infer.tile_over)
-    rows = measure({EXACT: exact, **backends(cfg, model, size, device, ranges)}, val_set, metric)
+    exact = Predictor(live_network(model.to(device), cfg.infer.tta, device, "fp32"), size, cfg.infer.tile_over,
+                      density)
+    rows = measure({EXACT: exact, **backends(cfg, loaded, device, ranges)}, val_set, metric)
     print("\n".join(table(rows, metric)))
     if ranges is not None:
         keep_or_drop(cfg, identity, ranges, rows[INT8]["change"])
@@ -62,17 +64,18 @@ def compare(cfg: Config) -> None:
     print(path)
 
 
-def backends(cfg: Config, model: U2Net, size: int, device: torch.device, ranges: Ranges | None) -> dict[str, Predictor]:
+def backends(cfg: Config, loaded: Loaded, device: torch.device, ranges: Ranges | None) -> dict[str, Predictor]:
     """A predictor for each backend and number format that this machine computes in."""
     wanted = [("torch", precision) for precision in ("fp32", "bf16", "fp16") if computes(precision, device)]
     if device.type == "cpu" and available():
         wanted += [("openvino", precision) for precision in CAPABILITIES if computes(precision, device)]
+    model, size, density = loaded
     found = {}
     for backend, precision in wanted:
         infer = cfg.infer.model_copy(update={"backend": backend, "precision": precision})
         found[f"{precision}, {backend}"] = Predictor(
             OpenvinoNetwork(model, size, infer, ranges) if precision == "int8"
-            else load_network(cfg.model_copy(update={"infer": infer}), model, size), size, infer.tile_over)
+            else load_network(cfg.model_copy(update={"infer": infer}), model, size), size, infer.tile_over, density)
     return found
 
 

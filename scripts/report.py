@@ -83,6 +83,8 @@ def read_run(out_dir: Path) -> dict:
                               index_col=False).astype(float)
         run = {"history": history, "validation": json.loads(run_file(out_dir / "validation.json")),
                "levels": json.loads(run_file(out_dir / "levels.json"))}
+        if (out_dir / "levels_official.json").exists():
+            run["levels"] |= json.loads(run_file(out_dir / "levels_official.json"))
     except (ValueError, TypeError) as error:
         raise UserError(f"{out_dir}: metrics.csv, validation.json or levels.json is damaged "
                         f"({' '.join(str(error).split())}); train again") from None
@@ -110,11 +112,13 @@ def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
     val_set, panels = ValidationSet(pairs, cfg), []
     for index, rank in ranks([row[metric] for row in rows]).items():
         rgb, alpha, target = val_set[index]
-        true, pred = target if metric == "val_mse_dense" else alpha, predict([rgb])[0]
+        (own_alpha, dense), = predict.predictions([rgb])
+        true, pred = (target, dense) if metric == "val_mse_dense" else (alpha, own_alpha)
+        own = {"alpha": embedded(grey(own_alpha))} if predict.density else {}
         height, width = rgb.shape[:2]
         panels.append({**rows[index], "rank": rank, "value": rows[index][metric], "width": width, "height": height,
                        "pictures": {"rgb": embedded(rgb), "true": embedded(grey(true)), "pred": embedded(grey(pred)),
-                                    "error": embedded(heat(np.abs(pred - true)))}})
+                                    "error": embedded(heat(np.abs(pred - true))), **own}})
     return {"panels": panels, "pictures_note": ""}
 
 

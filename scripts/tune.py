@@ -1,9 +1,12 @@
-"""Does any post-processing lower a run's MSE? Fitted on half of its validation set, judged on the other half.
+"""Does another input size or any post-processing lower a run's MSE? Fitted on half of its validation set, judged on the
+other half.
 
     python scripts/tune.py train.out_dir=outputs/u2netp
 
-Writes postprocess.yaml and tune.png into the run folder; `infer.postprocess=tuned` applies what was chosen. A candidate
-is accepted only if the 95 % interval of its change of MSE, on the images that it was not fitted on, is below zero.
+First the size at which the network sees the images, alone and with detail from tiles; then, at the chosen size, the
+post-processing. Writes postprocess.yaml, sizes.png and tune.png into the run folder; `infer.postprocess=tuned` applies
+what was chosen. A candidate is accepted only if the 95 % interval of its change of MSE, on the images that it was not
+fitted on, is below zero.
 """
 import sys
 import textwrap
@@ -12,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
@@ -32,19 +36,22 @@ from dataset import ValidationSet
 from imaging.pairs import configured_pairs, pairs_source
 from inference.postprocess import (
     NONE,
+    NOT_TUNED,
     ORIGINAL,
     Setting,
+    Tuned,
     apply,
     calibration_table,
     fit_affine,
     fit_gamma,
     tuned_path,
 )
-from inference.predictor import Predictor, load_predictor
+from inference.predictor import Loaded, Predictor, load_model, load_network
 from inference.weights import run_with_weights
 from training import metrics
 
 FEWEST = 4  # validation images
+LOOKED_AT = 20  # validation images, to see how large they are
 RESAMPLES, BATCH, CONFIDENCE = 10_000, 1000, 0.95
 TRUTHS = {"val_mse_dense": "dense target", "val_mse": "file's alpha"}
 THE_ORIGINAL = "the original's components"
@@ -60,6 +67,26 @@ GRIDS = {
     "whole background to 0": [Setting("snap", {"to": "zero", "tolerance": 0.2})],
     "snap to background": [Setting("snap", {"to": "background", "tolerance": t}) for t in (0.01, 0.02, 0.05, 0.1)],
 }
+
+
+SIZES = (256, 320, 384, 512, 768, 1024)  # longer side of the network's input, pixels
+TILED = (320, 512)  # also with tiles of this size at native resolution
+
+
+class Way(NamedTuple):
+    """How the network sees the images."""
+    size: int
+    tile_over: int | None
+
+    def __str__(self) -> str:
+        return f"{self.size} px" + (f", tiles over {self.tile_over} px" if self.tile_over else "")
+
+
+class Measured(NamedTuple):
+    """One way on the images."""
+    way: Way
+    errors: np.ndarray  # (images,) MSE against the truth that decides
+    seconds: float      # per image, in the network
 
 
 @dataclass(frozen=True)
@@ -86,26 +113,97 @@ def tune(cfg: Config) -> None:
     """cfg: the run's. Writes postprocess.yaml (even for "none") and tune.png beside its best checkpoint."""
     path = tuned_path(cfg.infer.weights)
     picture, metric = path.with_name("tune.png"), select_metric(cfg)
+    sizes = path.with_name("sizes.png")
     check_folder(path.parent, "make it writable, or work on a copy of it")
     val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
-    for target in (path, picture):
+    for target in (path, picture, sizes):
         may_write(target)
     identity = checkpoint.identity(cfg.infer.weights)  # first, because a running training may replace the file
     if len(val_set) < FEWEST:
-        save_setting(path, identity, NONE, {"reason": f"{len(val_set)} validation images"})
+        save_tuned(path, identity, NOT_TUNED, {"reason": f"{len(val_set)} validation images"})
         print(f"{pairs_source(cfg, 'val')}: {len(val_set)} images are too little evidence, at least {FEWEST} are "
               f"needed; chosen: none\n{path}")
         return
-    predict = load_predictor(cfg)
-    print(f"val     {len(val_set)} images of {pairs_source(cfg, 'val')} with {cfg.infer.weights}: "
-          f"{predict.description}")
+    loaded = load_model(cfg)
+    print(f"val     {len(val_set)} images of {pairs_source(cfg, 'val')} with {cfg.infer.weights}")
+    ways = [measure_way(cfg, loaded, way, val_set, metric) for way in ways_to_try(cfg, loaded.size, val_set)]
+    print(table_of_ways(ways, cfg.seed))
+    way = choose_way(ways, cfg.seed)
+    save_ways(sizes, ways, f"{path.parent} · MSE against the {TRUTHS[metric]}")
+    predict = predictor(cfg, loaded, way)
+    print(f"{'same size' if way == ways[0].way else 'size'}    {predict.description}\n")
     results = search(val_set, predict_all(predict, val_set), metric, cfg.seed)
     print(table(results, metric, len(val_set)))
     setting, evidence = choose(results)
-    save_setting(path, identity, setting, {"decided_by": metric, **evidence})
+    other = way if way != ways[0].way else Way(None, None)
+    save_tuned(path, identity, Tuned(setting, *other), {"decided_by": metric, **evidence})
     save_intervals(picture, results, f"{path.parent} · MSE against the {TRUTHS[metric]}")
-    use = "" if setting == NONE else "; infer.postprocess=tuned applies it"
-    print(f"chosen: {setting}{use}\n{path}\n{picture}")
+    use = "" if setting == NONE and other.size is None else "; infer.postprocess=tuned applies it"
+    print(f"chosen: {way}, {setting}{use}\n{path}\n{sizes}\n{picture}")
+
+
+def ways_to_try(cfg: Config, size: int, val_set: ValidationSet) -> list[Way]:
+    """The present way first. Sizes beyond the largest image, and tiles not smaller than it, would change nothing."""
+    present = Way(size, cfg.infer.tile_over)
+    largest = max(max(rgb.shape) for rgb, _, _ in (val_set[i] for i in range(min(LOOKED_AT, len(val_set)))))
+    ways = [*(Way(size, cfg.infer.tile_over) for size in SIZES if size <= largest),
+            *(Way(size, size) for size in TILED if size < largest)]
+    return [present, *(way for way in ways if way != present)]
+
+
+def predictor(cfg: Config, loaded: Loaded, way: Way) -> Predictor:
+    return Predictor(load_network(cfg, loaded.model, way.size), *way, loaded.density)
+
+
+def measure_way(cfg: Config, loaded: Loaded, way: Way, val_set: ValidationSet, metric: str) -> Measured:
+    predict = predictor(cfg, loaded, way)
+    loader = DataLoader(val_set, predict.batch_size, collate_fn=list)
+    errors = [metrics.mse(pred, truths(sample, metric)[0])
+              for batch in tqdm(loader, str(way), disable=None, leave=False)
+              for sample, pred in zip(batch, predict([rgb for rgb, _, _ in batch]), strict=True)]
+    return Measured(way, np.array(errors), predict.seconds / len(val_set))
+
+
+def choose_way(ways: Sequence[Measured], seed: int) -> Way:
+    """The best on one half of the images, if it is better on the other half than the present way, the first; else that.
+    """
+    fit, held = halves(len(ways[0].errors), seed)
+    best = min(ways, key=lambda measured: measured.errors[fit].mean())
+    _, highs = intervals((best.errors - ways[0].errors)[held][None], seed)
+    return best.way if highs[0] < 0 else ways[0].way
+
+
+def table_of_ways(ways: Sequence[Measured], seed: int) -> str:
+    """Over all images, with the interval of the change against the first."""
+    lows, highs = intervals(np.stack([measured.errors - ways[0].errors for measured in ways]), seed)
+    lines = [f"{'input':30}{'MSE':>9}{'change':>10}  {'95 % interval':20}{'s/image':>9}"]
+    return "\n".join(lines + [
+        f"{way!s:30}{errors.mean():9.5f}{(errors - ways[0].errors).mean():+10.5f}  "
+        f"{f'{low:+.5f} … {high:+.5f}':20}{seconds:9.3f}"
+        for (way, errors, seconds), low, high in zip(ways, lows, highs, strict=True)])
+
+
+def save_ways(path: Path, ways: Sequence[Measured], title: str) -> None:
+    """MSE over seconds per image, one point per way."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (way, errors, seconds) in enumerate(ways):
+        axes.plot(seconds, errors.mean(), "s" if way.size == way.tile_over else "o",
+                  color="tab:green" if number == 0 else "tab:blue")
+        axes.annotate(f"{way}{' (present)' if number == 0 else ''}", (seconds, errors.mean()), xytext=(6, 4),
+                      textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_ylim(0)
+    axes.set(title=title, xlabel="seconds per image in the network", ylabel="MSE, all validation images")
+    axes.grid(alpha=0.25)
+    with written_whole(path) as part:
+        figure.savefig(part, dpi=110)
+
+
+def halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the images to fit on, and of those to judge on."""
+    order = generator(seed, Purpose.TUNING, 0).permutation(count)
+    return order[:count // 2], order[count // 2:]
 
 
 def predict_all(predict: Predictor, val_set: ValidationSet) -> list[np.ndarray]:
@@ -140,8 +238,7 @@ class Errors:
 
 def search(samples: Sequence[tuple], preds: Sequence[np.ndarray], metric: str, seed: int) -> list[Result]:
     """Every candidate, fitted on one half of the images and measured on the other. samples[i]: (rgb, alpha, target)."""
-    order = generator(seed, Purpose.TUNING, 0).permutation(len(preds))
-    fit, held = order[:len(order) // 2], order[len(order) // 2:]
+    fit, held = halves(len(preds), seed)
     tables = np.stack(in_threads(lambda i: calibration_table(preds[i].astype(np.float32),
                                                              truths(samples[i], metric)[0]), len(preds), "fitting"))
     fitted, fitted_swapped = (
@@ -215,9 +312,11 @@ def table(results: Sequence[Result], metric: str, count: int) -> str:
     return "\n".join([*lines, "", f"{THE_ORIGINAL}: {original.verdict}", f"accepted: {accepted}"])
 
 
-def save_setting(path: Path, identity: dict[str, str], setting: Setting, evidence: dict) -> None:
-    """identity: of the checkpoint that the setting was chosen for."""
-    values = {"name": setting.name, "parameters": setting.parameters, "weights": identity, "evidence": evidence}
+def save_tuned(path: Path, identity: dict[str, str], tuned: Tuned, evidence: dict) -> None:
+    """identity: of the checkpoint that it was chosen for."""
+    setting, size, tile_over = tuned
+    values = {"name": setting.name, "parameters": setting.parameters, "size": size, "tile_over": tile_over,
+              "weights": identity, "evidence": evidence}
     with written_whole(path) as part:
         part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 

@@ -35,6 +35,11 @@ def sample_xray_params(xray: Xray, rng: np.random.Generator) -> XrayParams:
         name: float(rng.uniform(*value)) if isinstance(value, tuple) else value for name, value in xray})
 
 
+def middle_xray_params(xray: Xray) -> XrayParams:
+    """The middle of each [low, high]: the parameters that a dense alpha is composed with."""
+    return XrayParams(**{name: sum(value) / 2 if isinstance(value, tuple) else value for name, value in xray})
+
+
 def xray_alpha_dense(rgb: np.ndarray, alpha: np.ndarray, params: XrayParams,
                      rng: np.random.Generator | None = None) -> np.ndarray:
     """Near-binary alpha -> dense, X-ray-like target, (H,W) float32 in [0,1].

@@ -55,6 +55,8 @@ class TrainSet(Dataset):
 
         rng = generator(cfg.seed, Purpose.TRAINING, epoch, index)
         augment = in_epoch(cfg, epoch).augment
+        if cfg.model.predicts == "alpha":
+            augment = augment.model_copy(update={"xray_p": 0.0})
         with still_there(pair):
             rgb, alpha = self.decoded.get(sources, decode) if self.decoded else decode()
         rgb, target = augment_pair(rgb, alpha, augment, rng, foreground, background)

@@ -23,7 +23,7 @@ from core.distributed import ALONE, World
 from core.errors import OperationError, UserError
 from imaging.foreground import estimate_foreground
 from imaging.images import is_text, list_images, read_rgb, to_levels, write_image
-from inference.postprocess import NONE, Setting, apply, load_tuned
+from inference.postprocess import NOT_TUNED, Setting, Tuned, apply, load_tuned
 from inference.predictor import Predictor, Raw, load_predictor
 from inference.preflight import agreed_block, check_outputs, check_overwrites, readable_images
 from inference.weights import with_weights
@@ -47,14 +47,15 @@ def infer(cfg: Config, world: World = ALONE) -> None:
     paths = ordered_images(cfg)
     check_overwrites(cfg, paths)
     paths, left_out = readable_images(cfg, paths, world)
-    setting = load_tuned(cfg.infer.weights) if cfg.infer.postprocess == "tuned" else NONE
+    tuned = load_tuned(cfg.infer.weights) if cfg.infer.postprocess == "tuned" else NOT_TUNED
+    cfg = at_tuned_size(cfg, tuned)
     with explained_failures(cfg):
         predict = load_predictor(cfg)
         print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.weights}: {predict.description}, "
-              f"post-processing {setting}")
+              f"post-processing {tuned.setting}")
         started = time.perf_counter()
         block = agreed_block(world, paths, predict.batch_size)
-        rows = predicted_rows(cfg, world.deal(paths, block), predict, setting)
+        rows = predicted_rows(cfg, world.deal(paths, block), predict, tuned.setting)
         if left_out:
             deque(rows, maxlen=0)  # for the mattes and cut-outs alone
         else:
@@ -68,6 +69,14 @@ def infer(cfg: Config, world: World = ALONE) -> None:
     if left_out:
         existing = "; the existing file is from an earlier run" if cfg.infer.submission.exists() else ""
         print(f"{cfg.infer.submission}: not written, because {left_out} images are missing{existing}")
+
+
+def at_tuned_size(cfg: Config, tuned: Tuned) -> Config:
+    """With the size that was tuned, unless infer.size is set."""
+    if cfg.infer.size or not tuned.size:
+        return cfg
+    sizes = {"size": tuned.size, "tile_over": tuned.tile_over or cfg.infer.tile_over}
+    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update=sizes)})
 
 
 @contextlib.contextmanager
@@ -95,12 +104,15 @@ def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: 
 
     def encode(image: tuple[Prepared, Raw]) -> tuple[str, str]:
         (path, rgb, _), raw = image
-        alpha = apply(setting, rgb, predict.finish(rgb, raw))
+        alpha, dense = predict.finish(rgb, raw)
+        dense = apply(setting, rgb, dense)
+        if not predict.density:
+            alpha = dense
         if cfg.infer.png_dir:
-            write_image(cfg.infer.png_dir / f"{path.stem}.png", to_levels(alpha))
+            write_image(cfg.infer.png_dir / f"{path.stem}.png", to_levels(alpha if cfg.infer.png == "alpha" else dense))
         if cfg.infer.cutout_dir:
             write_image(cfg.infer.cutout_dir / f"{path.stem}.png", cutout(rgb, alpha))
-        return path.stem, encode_alpha(alpha)
+        return path.stem, encode_alpha(dense)
 
     def run(images: Iterable[Prepared]) -> Iterator[tuple[Prepared, Raw]]:
         for batch in batched(images, predict.batch_size, len(paths)):

@@ -137,17 +137,20 @@ def validated(cfg: Config) -> int:
 
 
 def run_numbers(weights: Path) -> dict[str, str]:
-    """run, epoch, val_mse and val_mse_dense of these weights, if their file has them."""
+    """run, predicts, epoch, val_mse and val_mse_dense of these weights, if their file has them."""
     from core import checkpoint  # loads torch, which takes seconds and which only `upload` needs
 
-    metrics = checkpoint.load(weights).get("metrics", {}) if weights.exists() else {}
+    state = checkpoint.load(weights) if weights.exists() else {}
+    metrics = state.get("metrics", {})
     known = {name: f"{metrics[name]:.6g}" for name in ("epoch", "val_mse", "val_mse_dense") if name in metrics}
+    if predicts := state.get("config", {}).get("model", {}).get("predicts"):
+        known["predicts"] = predicts
     return {"run": "embedded" if weights == EMBEDDED else weights.parent.resolve().name, **known}
 
 
 def describe(run: dict[str, str]) -> str:
-    """A submission's message: run, epoch, val_mse_dense and git commit, those that are known."""
-    named = [f"{name} {run[name]}" for name in ("epoch", "val_mse_dense") if name in run]
+    """A submission's message: run, what it predicts, epoch, val_mse_dense and git commit, those that are known."""
+    named = [f"{name} {run[name]}" for name in ("predicts", "epoch", "val_mse_dense") if name in run]
     return ", ".join([run["run"], *named, *git_commit()])
 
 

@@ -24,9 +24,10 @@ from core.outputs import check_folder
 from dataset import TrainSet, ValidationSet
 from imaging.pairs import Pair, configured_pairs, pairs_source, shared
 from imaging.pictures import panel_sheet, save_picture
-from inference.predictor import Predictor
+from inference.predictor import Predictor, density_params
 from inference.torch_backend import live_network
 from losses import matting_loss
+from training import baselines
 from training.batches import check_batches, epoch_batches, synchronised, values_per_channel
 from training.interruption import StopRequest, end_early, outlive_the_log
 from training.remeasure import remeasure_best
@@ -75,8 +76,16 @@ def read_sets(cfg: Config, world: World) -> tuple[TrainSet, ValidationSet]:
     for line in shared(train_pairs, val_pairs):
         print(f"note    {line}")
     print(f"data    {len(train_set)} training pairs of {pairs_source(cfg, 'train')}, {len(val_set)} for validation of "
-          f"{pairs_source(cfg, 'val')}; dense targets with p {cfg.augment.xray_p:g}")
+          f"{pairs_source(cfg, 'val')}; {learned(cfg)}")
     return train_set, val_set
+
+
+def learned(cfg: Config) -> str:
+    """What the network learns, in words."""
+    if cfg.model.predicts == "dense":
+        return f"the network learns dense alphas, with p {cfg.augment.xray_p:g}"
+    composed = ", dense alphas are composed from its predictions" if density_params(cfg, "alpha") else ""
+    return f"the network learns the files' alphas{composed}"
 
 
 def prepare(cfg: Config, device: torch.device, precision: str, world: World,
@@ -145,11 +154,13 @@ def prepare_validator(run: Run, val_set: ValidationSet) -> Validator:
     """Validates run.average; prints the levels to read its val_mse_dense against."""
     cfg = run.cfg
     network = live_network(run.average, cfg.infer.tta, run.device, run.precision)
-    predict = Predictor(network, predict_size(cfg), cfg.infer.tile_over)
+    predict = Predictor(network, predict_size(cfg), cfg.infer.tile_over, density_params(cfg, cfg.model.predicts))
     levels = reference_levels(val_set, cfg, cfg.train.out_dir / "levels.json", run.world)
+    official = baselines.official_levels(val_set, cfg, cfg.train.out_dir / "levels_official.json", run.world)
     print(f"levels  val_mse_dense: floor {levels['floor']:.4f}, best constant {levels['constant']:.4f}, "
-          f"all zero {levels['zero']:.4f}")
-    return Validator(predict, val_set, run.loader_options, run.world, levels,
+          f"all zero {levels['zero']:.4f}{baselines.in_words(official)}")
+    unknown = dict.fromkeys(baselines.NAMES, math.nan)
+    return Validator(predict, val_set, run.loader_options, run.world, levels | unknown | official,
                      validation_identity(val_set, cfg, run.world))
 
 
@@ -159,7 +170,7 @@ def train_epoch(run: Run, train_set: TrainSet, stop: StopRequest) -> None:
     batches = remaining_batches(run, len(train_set))
     shares = [run.world.passes(batch, cfg.train.micro_batch) for batch in batches]
     samples = loaded(train_set, run.loader_options, batch_sampler=list(itertools.chain(*shares)))
-    run.model.train()
+    training_mode(run.model, cfg.train.freeze_bn)
     saved = clock = time.monotonic()
     for batch, share in tqdm(zip(batches, shares, strict=True), f"epoch {progress.epoch + 1}",
                              progress.batch + len(batches), initial=progress.batch, unit="batch", disable=None,
@@ -175,6 +186,13 @@ def train_epoch(run: Run, train_set: TrainSet, stop: StopRequest) -> None:
         if now - saved > cfg.train.save_minutes * 60:
             run.save()
             saved = now
+
+
+def training_mode(model: nn.Module, freeze_bn: bool) -> None:
+    model.train()
+    for module in model.modules() if freeze_bn else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def remaining_batches(run: Run, images: int) -> list[list[tuple[int, int]]]:
@@ -285,7 +303,8 @@ def draw_samples(cfg: Config, epoch: int, pictures: list[tuple]) -> None:
     """Writes samples/epoch_NNN.png: rgb, truth, prediction and error of some validation images."""
     dense = select_metric(cfg) == "val_mse_dense"
     rows = [(f"{row['image']}   mse_dense {row['val_mse_dense']:.4f}   mse {row['val_mse']:.4f}",
-             rgb, target if dense else alpha, pred) for row, rgb, alpha, target, pred in pictures]
+             rgb, *((target, pred.dense) if dense else (alpha, pred.alpha)))
+            for row, rgb, alpha, target, pred in pictures]
     title = f"{cfg.train.out_dir} · epoch {epoch} · true: {'dense target' if dense else 'alpha of the file'}"
     save_picture(cfg.train.out_dir / f"samples/epoch_{epoch:03d}.png", panel_sheet(rows, title))
 
@@ -297,6 +316,9 @@ def print_best(run: Run) -> None:
     row = run.best_row()
     print(f"done    {run.best} is epoch {row['epoch']}: val_mse_dense {row['val_mse_dense']:.4f} "
           f"(floor {row['val_floor']:.4f}, constant {row['val_constant']:.4f})")
+    levels = {name: row.get(f"val_{name}", math.nan) for name in baselines.NAMES}
+    if select_metric(run.cfg) == "val_mse_dense" and (said := baselines.verdict(row["val_mse_dense"], levels)):
+        print(f"note    {said}")
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ def test_sources_may_be_typed_in_several_ways(text):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("magick, coco", "unknown source 'coco'; choose from competition, magick, csv, synthetic"),
+    ("magick, coco", "unknown source 'coco'; choose from competition, magick, rgba, csv, synthetic"),
     ("csv,CSV", "named twice"), (" , ", "names no source; choose from")])
 def test_wrong_sources_are_refused_with_the_known_ones(text, words):
     assert words in fault(f"data.source={text}")

@@ -125,7 +125,7 @@ def test_splits_are_the_union_and_move_with_the_root(tmp_path):
 
 @pytest.mark.parametrize("source, exit_code, words", [
     ("competition,magick", 1, "source competition: Kaggle cannot be reached"),
-    ("camera", 2, "unknown source 'camera'; choose from competition, magick, csv, synthetic"),
+    ("camera", 2, "unknown source 'camera'; choose from competition, magick, rgba, csv, synthetic"),
     ("competition,synthetic", 2, "each bring a test set; choose one"),
 ])
 def test_what_the_command_says(tmp_path, monkeypatch, source, exit_code, words):

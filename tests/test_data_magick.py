@@ -113,6 +113,9 @@ def test_backgrounds(fetch, tmp_path):
             fetch(server, "data.magick.background=folder")
         split = fetch(server, "data.magick.background=none", f"data.root={tmp_path}/plain")
         assert (read_rgb(split["train"][0][0]) == (200, 0, 0)).all()
+    nothing, green = np.zeros((1024, 1024, 4), np.uint8), [tmp_path / "green/1.png"]
+    mixed = [magick.on_background(nothing, page_id, "mixed", green)[0, 0, 0] for page_id in ("00page", "07page")]
+    assert mixed[0] == 0 and mixed[1] >= 235
 
 
 @pytest.mark.parametrize("path, fault, method", [

@@ -166,12 +166,13 @@ def test_a_setting_survives_its_file(weights):
     table = calibration_table(np.full((8, 8), 0.3, np.float32), np.full((8, 8), 0.7, np.float32))
     for setting in [*SETTINGS, fit_affine(table), fit_gamma(table)]:
         write(weights, name=setting.name, parameters=setting.parameters)
-        assert load_tuned(weights) == setting
+        assert load_tuned(weights).setting == setting
 
 
 @pytest.mark.parametrize("changes", [
     {"name": "sharpen"}, {"name": None}, {"parameters": None}, {"parameters": {"gamma": 1}},
     {"parameters": {"exponent": "x"}}, {"parameters": {"exponent": float("nan")}}, {"name": ["gamma"]},
+    {"size": 7}, {"size": "large"}, {"tile_over": 1e9},
 ])
 def test_a_damaged_file_is_refused_in_one_line(weights, changes):
     write(weights, **changes)

@@ -9,9 +9,11 @@ from augment import sample_xray_params, xray_alpha_dense
 from conftest import one_error_line, scene, script
 from core.config import DEFAULTS, load_config, load_run
 from core.errors import UserError
+from dataset import ValidationSet
 from imaging.images import read_rgb
+from imaging.pairs import configured_pairs
 from infer import infer
-from inference.postprocess import NONE, Setting, load_tuned
+from inference.postprocess import NONE, NOT_TUNED, Setting, load_tuned
 from submission.submission_csv import decode_alpha, read_rows
 
 XRAY = load_config(DEFAULTS).augment.xray
@@ -84,6 +86,29 @@ def test_of_the_accepted_the_one_that_was_best_where_it_was_fitted_is_chosen():
     assert tune.choose(results[2:])[0] == NONE
 
 
+def way(size, errors, tile_over=None):
+    return tune.Measured(tune.Way(size, tile_over), np.array(errors), 0.1)
+
+
+def test_a_size_is_chosen_on_one_half_and_must_help_on_the_other():
+    present = way(320, np.full(20, 0.02))
+    fit, _ = tune.halves(20, 7)
+    better, lucky = np.full(20, 0.01), np.full(20, 0.02)
+    lucky[fit] = 0.001
+    assert tune.choose_way([present, way(512, better)], 7) == tune.Way(512, None)
+    assert tune.choose_way([present, way(512, lucky)], 7) == present.way
+    assert tune.choose_way([present, way(512, better + 0.02)], 7) == present.way
+    shown = tune.table_of_ways([present, way(512, better, 512)], 7)
+    assert "512 px, tiles over 512 px" in shown and "-0.01000" in shown
+
+
+def test_only_sizes_that_change_something_are_tried(run_dir):
+    cfg = of_run(run_dir)
+    val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
+    ways = tune.ways_to_try(cfg, 64, val_set)
+    assert ways == [tune.Way(64, cfg.infer.tile_over)]  # the images have 64 px
+
+
 @pytest.fixture
 def run_copy(run_dir, tmp_path):
     """A copy of the run folder, since tune and infer write into it."""
@@ -103,17 +128,22 @@ def test_the_command_measures_a_run_and_infer_applies_the_result(run_copy, pairs
 
     # infer must follow the file, whatever was chosen.
     tuned = yaml.safe_load((run_copy / "postprocess.yaml").read_text())
-    tuned |= {"name": "affine", "parameters": {"scale": 0.0, "offset": 0.4}}
+    assert tuned["size"] is None and read_rgb(run_copy / "sizes.png").shape[1] > 800
+    tuned |= {"name": "affine", "parameters": {"scale": 0.0, "offset": 0.4}, "size": 96, "tile_over": 96}
     (run_copy / "postprocess.yaml").write_text(yaml.safe_dump(tuned, sort_keys=False))
     infer(cfg)
-    assert "post-processing affine scale=0.0 offset=0.4" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "post-processing affine scale=0.0 offset=0.4" in said
+    assert "96 px, tta flip, tiles over 96 px" in said
+    infer(cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"size": 64})}))
+    assert " 64 px, tta flip" in capsys.readouterr().out  # infer.size counts
     assert all((decode_alpha(text) == 102).all() for _, _, text in read_rows(run_copy / "submission.csv"))
 
 
 def test_three_images_are_too_little_evidence(run_copy, capsys):
     tune.tune(of_run(run_copy, "data.limit=3"))
     assert "too little evidence" in capsys.readouterr().out
-    assert load_tuned(run_copy / "best.pth") == NONE
+    assert load_tuned(run_copy / "best.pth") == NOT_TUNED
 
 
 def test_a_folder_without_a_run_is_named(run_copy):

@@ -35,7 +35,7 @@ TITLE_LINE = "bundle  "  # a run's log begins with this, then the build's hash
 # Settings that name files on this machine. On Kaggle the kernel finds its own.
 LOCAL = {
     "data": ("train_csv", "val_csv", "test_dir", "solution_csv", "sample_submission", "backgrounds_dir", "images_dir",
-             "alphas_dir"),
+             "alphas_dir", "rgba_dir"),
     "model": ("weights",), "weights": ("url",), "kernel": ("versions",),
     "infer": ("images", "weights", "submission", "png_dir", "cutout_dir")}
 LICENCE = "other"  # of the data set, which is private: the choice is the user's

@@ -20,9 +20,12 @@ def collect(cfg: Config, run: dict) -> dict:
     rows, epoch = validation["images"], validation["epoch"]
     counts = {name: np.array(values, np.float64) for name, values in validation["histograms"].items()}
     truth = "target" if metric == "val_mse_dense" else "alpha"
+    if truth == "alpha":
+        counts["pred"] = counts.get("pred_alpha", counts["pred"])  # runs of older versions have only one
     levels = run["levels"] if truth == "target" else trivial_levels(counts["alpha"])
     values = {name: float(np.mean([row[name] for row in rows])) for name in ("val_mse", "val_mse_dense")}
-    calibrated = calibration(counts["pred"], np.array(validation["target_sums"]))
+    dense_counts = np.array(validation["histograms"]["pred"], np.float64)
+    calibrated = calibration(dense_counts, np.array(validation["target_sums"]))
     shares = {name: bin_shares(counts[name]) for name in (truth, "pred", *({"alpha", "target"} - {truth}))}
     ranked = sorted(rows, key=lambda row: -row[metric])
     return {
@@ -41,7 +44,8 @@ def collect(cfg: Config, run: dict) -> dict:
 def training_charts(history: pd.DataFrame, levels: dict[str, float], best: int) -> dict:
     """history: metrics.csv; best: an epoch. The last epoch and the charts over the epochs."""
     epochs = history["epoch"].astype(int).tolist()
-    marks = {f"{name} {levels[name]:.4f}": levels[name] for name in ("floor", "constant")}
+    names = {"floor": "floor", "constant": "constant", "official_composed": "official alpha composed"}
+    marks = {f"{word} {levels[name]:.4f}": levels[name] for name, word in names.items() if name in levels}
     errors = history[["train_mse", "val_mse", "val_mse_dense"]]
     terms = history.filter(regex="^loss_").rename(columns=lambda name: name.removeprefix("loss_"))
     count = len(epochs)

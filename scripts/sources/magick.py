@@ -8,23 +8,21 @@ After an interruption run the same command again to resume. A larger limit adds 
 import contextlib
 import csv
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from core.config import Config
 from core.errors import OperationError, UserError
 from core.files import discard, remove_folder, written_whole
 from core.schema import Magick
 from core.seeds import Purpose, generator
-from imaging.alphas import read_alpha
-from imaging.images import readable_images, write_image
+from imaging.images import write_image
 from imaging.pairs import Split, hash_share, split_by_name
-from scenes.backgrounds import catalog_background, crop_of
+from sources.cutouts import Unusable, background, background_files, make_all, over, refuse_constant, soft_share
 from sources.hub import Hub, NotThere
 
 INDEX = "magick_index.tsv"
@@ -32,19 +30,14 @@ SIDE = 1024  # pixels
 PAGE_ID = re.compile(r"[A-Za-z0-9_-]{3,}")  # it becomes part of a path
 SAFE = {"0", "0.0", "False"}  # values of the index's column nsfw
 MOST_UNUSABLE = 0.05  # share of unusable images above which this cannot be MAGICK
-LOOKED_AT = 100  # alphas read to print how binary they are
 RAW = re.compile(r"images/[\w-]{2}/[\w-]+\.png|\.cache/.*")  # what the hub's client writes into the download folder
 PART = re.compile(r"\.[\w-]+\.\w+\.\d{1,9}\.part\.png")     # a partial file of write_image()
-
-
-class Unusable(Exception):
-    """An image that cannot become a pair; the message says why."""
 
 
 def fetch(cfg: Config) -> Split:
     """The pairs of data.magick.limit images; fetches those that are missing."""
     wanted, folder = cfg.data.magick, cfg.data.root / "magick"
-    backgrounds = background_files(cfg)
+    backgrounds = background_files(cfg, wanted.background, "data.magick.background")
     keep_background(folder, f"{wanted.background} {cfg.data.backgrounds_dir or ''}".strip())
     hub = Hub(wanted.repo, INDEX)
     chosen = choose(hub.download(INDEX, folder), cfg.seed, wanted)
@@ -58,23 +51,15 @@ def fetch(cfg: Config) -> Split:
     return split
 
 
-def background_files(cfg: Config) -> list[Path]:
-    if cfg.data.magick.background != "folder":
-        return []
-    if cfg.data.backgrounds_dir is None:
-        raise UserError("data.magick.background=folder: set data.backgrounds_dir to a folder of pictures")
-    return readable_images(cfg.data.backgrounds_dir, cfg.data.on_error)
-
-
-def keep_background(folder: Path, background: str) -> None:
+def keep_background(folder: Path, wanted: str) -> None:
     """Records the pairs' background. UserError if the existing pairs have another one."""
     note = folder / "background.txt"
-    if note.exists() and (there := note.read_text(encoding="utf-8")) != background:
+    if note.exists() and (there := note.read_text(encoding="utf-8")) != wanted:
         raise UserError(f"{folder}: its pairs were made with data.magick.background={there}; delete the folder to make "
                         "them again")
     if not note.exists():
         with written_whole(note) as part:
-            part.write_text(background, encoding="utf-8")
+            part.write_text(wanted, encoding="utf-8")
 
 
 def choose(index: Path, seed: int, wanted: Magick) -> list[str]:
@@ -95,23 +80,14 @@ def fetch_missing(hub: Hub, folder: Path, chosen: Sequence[str], wanted: Magick,
     """Makes the missing pairs -> {page id: why} of those left out."""
     remove_leftovers(folder)
     missing = [page_id for page_id in chosen if not all(path.exists() for path in pair_files(folder, page_id))]
-    left_out = {}
-    pool = ThreadPoolExecutor(wanted.workers)  # network, decoding and encoding all release the GIL
-    try:
-        futures = {pool.submit(make_pair, hub, folder, page_id, wanted.background, backgrounds): page_id
-                   for page_id in missing}
-        bar = tqdm(as_completed(futures), "fetching MAGICK", len(missing), unit="image", disable=None, leave=False)
-        for future in bar:
-            try:
-                future.result()
-            except Unusable as reason:
-                left_out[futures[future]] = f"{futures[future]}: {reason}"
-                bar.write(f"left out {futures[future]}: {reason}")
-            if len(left_out) > 5 + MOST_UNUSABLE * len(chosen):
-                raise OperationError(f"{wanted.repo}: {len(left_out)} images are unusable, the last: "
-                                     f"{list(left_out.values())[-1]}; check data.magick.repo")
-    finally:
-        pool.shutdown(cancel_futures=True)
+    jobs = {page_id: partial(make_pair, hub, folder, page_id, wanted.background, backgrounds) for page_id in missing}
+
+    def notice_other_data(left_out: dict[str, str]) -> None:
+        if len(left_out) > 5 + MOST_UNUSABLE * len(chosen):
+            raise OperationError(f"{wanted.repo}: {len(left_out)} images are unusable, the last: "
+                                 f"{list(left_out.values())[-1]}; check data.magick.repo")
+
+    left_out = make_all(jobs, "fetching MAGICK", wanted.workers, notice_other_data)
     with contextlib.suppress(UserError):  # other files stay
         remove_folder(folder / "raw", RAW.fullmatch)
     return left_out
@@ -129,7 +105,7 @@ def pair_files(folder: Path, page_id: str) -> tuple[Path, Path]:
     return folder / f"images/{page_id}.png", folder / f"alphas/{page_id}.png"
 
 
-def make_pair(hub: Hub, folder: Path, page_id: str, background: str, backgrounds: Sequence[Path]) -> None:
+def make_pair(hub: Hub, folder: Path, page_id: str, kind: str, backgrounds: Sequence[Path]) -> None:
     """Downloads one image, writes its rgb and alpha, removes the download. Unusable says why there is no pair."""
     try:
         raw = hub.download(f"images/{page_id[:2]}/{page_id}.png", folder / "raw")
@@ -141,7 +117,7 @@ def make_pair(hub: Hub, folder: Path, page_id: str, background: str, backgrounds
         if not alpha_path.exists():  # a run may have been killed between the two
             write_image(alpha_path, rgba[..., 3])
         if not rgb_path.exists():
-            write_image(rgb_path, on_background(rgba, page_id, background, backgrounds))
+            write_image(rgb_path, on_background(rgba, page_id, kind, backgrounds))
     finally:
         discard(raw)
 
@@ -158,32 +134,14 @@ def read_rgba(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # decoders raise anything from OSError to SyntaxError and struct.error on broken files
         raise Unusable(f"cannot be read as an image ({type(error).__name__})") from None
-    if rgba[..., 3].min() == rgba[..., 3].max():
-        raise Unusable("has the same alpha everywhere")
+    refuse_constant(rgba[..., 3])
     return rgba
 
 
-def on_background(rgba: np.ndarray, page_id: str, background: str, backgrounds: Sequence[Path]) -> np.ndarray:
+def on_background(rgba: np.ndarray, page_id: str, kind: str, backgrounds: Sequence[Path]) -> np.ndarray:
     """(H,W,3) uint8: the object on a background chosen by its page id; `none`: its colours as stored."""
-    if background == "none":
+    if kind == "none":
         return rgba[..., :3]
     rng = generator(Purpose.MAGICK_BACKGROUND, int(hash_share(page_id) * 2**48))
-    if background == "catalog":
-        behind = catalog_background(rgba.shape[:2], rng)
-    else:
-        try:
-            behind = crop_of(backgrounds[rng.integers(len(backgrounds))], SIDE, rng)
-        except ValueError as error:
-            raise UserError(str(error)) from None
     alpha = rgba[..., 3:].astype(np.float32) / 255
-    return np.rint(alpha * rgba[..., :3] + (1 - alpha) * behind * 255).astype(np.uint8)
-
-
-def soft_share(pairs: Sequence[tuple[Path, Path]]) -> float:
-    """Share of pixels in (.05,.95) over LOOKED_AT alphas: the lower, the more binary."""
-    def shares() -> Iterator[float]:
-        for _, path in pairs[:LOOKED_AT]:
-            alpha = read_alpha(path)
-            yield np.mean((alpha > 0.05) & (alpha < 0.95))
-
-    return float(np.mean(list(shares())))
+    return over(alpha * rgba[..., :3], alpha, background(kind, backgrounds, SIDE, rng))

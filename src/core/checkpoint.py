@@ -85,6 +85,7 @@ def plausible(config: object) -> bool:
         return False
     size = sections["infer"].get("size")
     return (sections["model"].get("variant", "u2netp") in ("u2netp", "u2net")
+            and sections["model"].get("predicts", "dense") in ("alpha", "dense")
             and (size is None or (type(size) is int and 32 <= size <= 16384)))
 
 

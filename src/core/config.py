@@ -23,12 +23,12 @@ PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a l
          "too_long": "should be a list of two numbers", "model_type": "should be a mapping of keys",
          "path_type": "should be a path", "string_pattern_mismatch": "does not have the form described in config.yaml"}
 
+OFFICIAL_SIZE = 320  # pixels, of the squares that the official weights were trained on
+
 MSE_ALONE = Loss(**dict.fromkeys(Loss.model_fields, 0) | {"base": 1})
 
-# What `auto` means in train: a low learning rate to fine-tune trained weights, a high one from scratch, and one in
-# between for the embedded weights, which were trained only briefly.
+# What `auto` means in train: a low learning rate to fine-tune trained weights, a high one from scratch.
 RECIPES = {"weights": {"lr": 5e-5, "warmup": 0.0, "schedule": "plateau"},
-           "embedded": {"lr": 5e-4, "warmup": 0.05, "schedule": "cosine"},
            "nothing": {"lr": 1e-3, "warmup": 0.05, "schedule": "cosine"}}
 
 
@@ -130,7 +130,7 @@ def in_epoch(cfg: Config, epoch: int) -> Config:
 def predict_size(cfg: Config, trained_size: int | None = None) -> int:
     """Longer side in pixels at which the network sees whole images. trained_size: infer.size in a checkpoint's config.
     """
-    return cfg.infer.size or cfg.data.size or trained_size or 1024
+    return cfg.infer.size or cfg.data.size or trained_size or OFFICIAL_SIZE
 
 
 def with_predict_size(cfg: Config) -> Config:
@@ -152,7 +152,7 @@ def _follow(cfg: Config) -> Config:
         "solution_csv": data.solution_csv or test_set / "solution.csv",
     })
     model = model.model_copy(update={"weights": named_weights(model.weights, model.variant)})
-    recipe = RECIPES["nothing" if not model.weights else "embedded" if model.weights == EMBEDDED else "weights"]
+    recipe = RECIPES["weights" if model.weights else "nothing"]
     train = cfg.train.model_copy(update={
         key: value for key, value in recipe.items() if getattr(cfg.train, key) == "auto"})
     infer = infer.model_copy(update={

@@ -25,12 +25,13 @@ BEGINNINGS = (  # name, first bytes, what else is in the first KB
     ("*.json", b'{\n "machine": '), ("soak.json", b'{\n "verdict": '),
     ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
     ("executed.ipynb", b"{"), ("synthetic/sheet.png", b"\x89PNG"))
-PLOTS = ("curves.png", "ablation.png", "tune.png", "soak.png")
+PLOTS = ("curves.png", "ablation.png", "tune.png", "sizes.png", "soak.png")
 PART_NAME = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save stores the file's temporary name in it
 CACHED = re.compile(r"[0-9a-f]{24}\.(png|npy)")  # in data.root's cache, named by a hash of the source files
 RUN_FILES = ("last.pth", "last.prev.pth", "last.damaged.pth", "best.pth", "metrics.csv", "validation.json",
-             "levels.json", "levels_photographs.json", "precision.json", "postprocess.yaml", "int8.yaml", "cell.json",
-             "train.log", "curves.png", "tune.png", "report.html", "report.png", "samples/epoch_*.png")
+             "levels.json", "levels_official.json", "levels_photographs.json", "precision.json", "postprocess.yaml",
+             "int8.yaml", "cell.json", "train.log", "curves.png", "tune.png", "sizes.png", "report.html", "report.png",
+             "samples/epoch_*.png")
 
 
 def is_ours(path: Path) -> bool:

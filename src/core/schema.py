@@ -16,7 +16,7 @@ from pydantic import (
 
 from core.redact import without_secrets
 
-SOURCES = ("competition", "magick", "csv", "synthetic")
+SOURCES = ("competition", "magick", "rgba", "csv", "synthetic")
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,6 +26,7 @@ Sigma = Annotated[float, Field(ge=0.1, le=512)]
 Side = Annotated[int, Field(ge=32, le=16384)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 KernelSlug = Annotated[str, Field(pattern=r"^\w[\w-]*/[a-z0-9][a-z0-9-]*$")]
+Background = Literal["catalog", "folder", "mixed", "none"]  # what cut-outs are put on
 UserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
 
 
@@ -88,9 +89,18 @@ def _known_sources(text: str) -> str:
 class Magick(Section):
     repo: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
     limit: Count
-    background: Literal["catalog", "folder", "none"]
+    background: Background
     nsfw: bool
     workers: Annotated[int, Field(ge=1, le=64)]
+
+
+class Rgba(Section):
+    background: Background
+    size: Annotated[int, Field(ge=64, le=4096)]
+    scale: Range(0.05, 1)
+    see_through: Share
+    clutter: Share
+    per_object: Count
 
 
 class Synthetic(Section):
@@ -117,8 +127,10 @@ class Data(Section):
     backgrounds_dir: Location | None
     images_dir: Location | None
     alphas_dir: Location | None
+    rgba_dir: Location | None
     val_share: Annotated[float, Field(gt=0, lt=1)]
     magick: Magick
+    rgba: Rgba
     synthetic: Synthetic
 
 
@@ -151,6 +163,7 @@ class Augment(Section):
 
 class Model(Section):
     variant: Literal["u2netp", "u2net"]
+    predicts: Literal["alpha", "dense"]
     weights: Location | None
 
 
@@ -169,6 +182,7 @@ class Train(Section):
     batch_size: Count
     micro_batch: Count | None
     sync_bn: bool
+    freeze_bn: bool
     lr: Literal["auto"] | Positive
     weight_decay: NonNegative
     warmup: Literal["auto"] | Share
@@ -241,6 +255,7 @@ class Infer(Section):
     backend: Literal["auto", "torch", "openvino"]
     precision: Literal["auto", "bf16", "fp16", "fp32", "int8"]
     streams: Literal["auto"] | Count
+    png: Literal["dense", "alpha"]
     png_dir: Location | None
     cutout_dir: Location | None
 

@@ -18,7 +18,9 @@ class Purpose(IntEnum):
     TUNING = 6                # splits and resamples of `make tune`
     FLOOR = 7                 # draws of the floor, by index and draw
     ABLATION = 8              # resamples of `make ablate`
+    PANORAMA_VIEW = 21        # a view of a panorama, by panorama and view
     NOTEBOOK = 12             # the notebook's two dense targets of a pair
+    RGBA = 20                 # size, place and background of a cut-out, by its name and the number of the pair
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -34,8 +34,8 @@ def estimate_foreground(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     try:
         from pymatting import estimate_foreground_ml  # slow to import, and absent from Kaggle's image
     except ImportError:
-        raise UserError("pymatting, needed for augment.background_p and infer.cutout_dir, is not installed; "
-                        "pip install pymatting, or set them to 0 and null") from None
+        raise UserError("pymatting, needed for augment.background_p, infer.cutout_dir and data.source=rgba, is not "
+                        "installed; pip install pymatting, or do without these") from None
     with ONE_AT_A_TIME:
         foreground = estimate_foreground_ml(rgb / np.float32(255), alpha.astype(np.float32))
     return np.rint(np.clip(foreground, 0, 1) * 255).astype(np.uint8)

@@ -239,14 +239,19 @@ def hash_share(text: str) -> float:
 
 def split_by_name(pairs: Sequence[tuple[Path, Path]], val_share: float) -> Split:
     """Assigns each pair by its image's name, so that it stays in its split when others are added or removed."""
+    return split_groups([(image.stem, [(image, alpha)]) for image, alpha in pairs], val_share)
+
+
+def split_groups(groups: Sequence[tuple[str, Sequence[tuple[Path, Path]]]], val_share: float) -> Split:
+    """Like split_by_name(), for (name, its pairs): pairs of one name are all in one split."""
     split = {"train": [], "val": []}
-    for image, alpha in pairs:
-        split["val" if hash_share(image.stem) < val_share else "train"].append((image, alpha))
-    # A handful of pairs may all be in one split; training needs both.
+    for name, pairs in groups:
+        split["val" if hash_share(name) < val_share else "train"].append(pairs)
+    # A handful of groups may all be in one split; training needs both.
     for empty, full in (("val", "train"), ("train", "val")):
         if not split[empty] and len(split[full]) > 1:
             split[empty].append(split[full].pop())
-    return split
+    return {side: [pair for pairs in taken for pair in pairs] for side, taken in split.items()}
 
 
 def write_splits(root: Path, splits: Sequence[Split]) -> None:

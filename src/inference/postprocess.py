@@ -1,11 +1,13 @@
 """Optional clean-up of a matte: small pure functions, and a Setting (one of them with its parameters) kept as YAML.
 
-`make tune` measures which of them, if any, lowers a run's MSE; `infer.postprocess=tuned` then applies it. pred is
+`make tune` measures which of them, if any, lowers a run's MSE, and at which size the network should see the images;
+`infer.postprocess=tuned` then applies both. pred is
 (H,W) float32 in [0,1] everywhere, in and out. Lengths are pixels of an image whose longer side is 1024 and scale with
 the image, so that a setting means the same at every size. Nothing here loops over pixels or components.
 """
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -154,16 +156,29 @@ def fit_gamma(table: np.ndarray) -> Setting:
     return Setting("gamma", {"exponent": round(float(exponents[np.argmin(errors)]), 4)})
 
 
+class Tuned(NamedTuple):
+    """What `make tune` chose for a checkpoint."""
+    setting: Setting
+    size: int | None = None       # longer side of the network's input; None: as trained
+    tile_over: int | None = None  # tiles add detail to images over this size; None: as configured
+
+
+NOT_TUNED = Tuned(NONE)
+
+
 def tuned_path(weights: Path) -> Path:
     return weights.parent / "postprocess.yaml"
 
 
-def load_tuned(weights: Path) -> Setting:
+def load_tuned(weights: Path) -> Tuned:
     """What `make tune` chose for this checkpoint. UserError if there is nothing, or it is for another one."""
     path = tuned_path(weights)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         setting = Setting(values["name"], values["parameters"])
+        sizes = [values.get(key) and int(values[key]) for key in ("size", "tile_over")]
+        if not all(size is None or 32 <= size <= 16384 for size in sizes):
+            raise ValueError("a size is not between 32 and 16384")
         trial = apply(setting, np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 0.5, np.float32))
         if not np.isfinite(trial).all():
             raise ValueError("its parameters are not finite")
@@ -176,4 +191,4 @@ def load_tuned(weights: Path) -> Setting:
     if tuned_for != checkpoint.identity(weights):
         raise UserError(f"{path}: was tuned for another checkpoint, not {weights}; run `make tune` again, or set "
                         "infer.postprocess=none")
-    return setting
+    return Tuned(setting, *sizes)

@@ -1,7 +1,10 @@
-"""One predict() for all backends: images in, alphas of the images' own sizes out.
+"""One predict() for all backends: images in, dense alphas of the images' own sizes out.
 
     predict = load_predictor(cfg)
-    alphas = predict([rgb, …])
+    dense_alphas = predict([rgb, …])
+
+The dense alpha is a known function of the picture and the object's alpha (xray_alpha_dense). So a network may predict
+only the alpha, and the dense alpha is composed from both; or it predicts the dense alpha directly (model.predicts).
 """
 import time
 from typing import NamedTuple, Protocol
@@ -9,6 +12,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
+from augment import XrayParams, middle_xray_params, xray_alpha_dense
 from core import checkpoint
 from core.config import Config, predict_size
 from core.device import pick_device
@@ -36,22 +40,34 @@ class Raw(NamedTuple):
     tiles: np.ndarray | None  # (H,W), if the image is large
 
 
+class Prediction(NamedTuple):
+    """For one image, (H,W) float32 in [0,1] each; the same array twice if the network predicts the answer directly."""
+    alpha: np.ndarray  # of the object
+    dense: np.ndarray  # the answer, which a submission holds
+
+
 class Predictor:
     """Runs a network on whole images at `size`; images over `tile_over` get their detail from tiles of that size.
+
+    density: the parameters that the dense alpha is composed with; None: the network's output is the answer.
 
     A call does three steps: prepare() and finish() for each image, which can run beside the network, and run() in
     between.
     """
 
-    def __init__(self, network: Network, size: int, tile_over: int | None = None):
-        self.network, self.size, self.tile_over = network, size, tile_over
+    def __init__(self, network: Network, size: int, tile_over: int | None = None, density: XrayParams | None = None):
+        self.network, self.size, self.tile_over, self.density = network, size, tile_over, density
         self.batch_size = network.batch_size
         self.seconds = 0.0  # spent in the network
         self.description = f"{network.description}, {size} px, tta {network.tta}" + (
-            f", tiles over {tile_over} px" if tile_over else "")
+            f", tiles over {tile_over} px" if tile_over else "") + (
+            ", dense alpha composed from alpha and picture" if density else "")
 
     def __call__(self, rgb_batch: list[np.ndarray]) -> list[np.ndarray]:
-        """(H,W,3) uint8 each, sizes may differ -> (H,W) float32 in [0,1] each."""
+        """(H,W,3) uint8 each, sizes may differ -> (H,W) float32 in [0,1] each: the answers."""
+        return [prediction.dense for prediction in self.predictions(rgb_batch)]
+
+    def predictions(self, rgb_batch: list[np.ndarray]) -> list[Prediction]:
         raws = self.run(rgb_batch, [self.prepare(rgb) for rgb in rgb_batch])
         return [self.finish(rgb, raw) for rgb, raw in zip(rgb_batch, raws, strict=True)]
 
@@ -63,10 +79,12 @@ class Predictor:
         alphas = [alpha for batch in batches(squares, self.batch_size) for alpha in self._alphas(np.stack(batch))]
         return [Raw(alpha, self._tiles(rgb)) for rgb, alpha in zip(rgbs, alphas, strict=True)]
 
-    def finish(self, rgb: np.ndarray, raw: Raw) -> np.ndarray:
+    def finish(self, rgb: np.ndarray, raw: Raw) -> Prediction:
         shape = rgb.shape[:2]
         alpha = from_square(raw.alpha, shape)
-        return alpha if raw.tiles is None else add_detail(alpha, raw.tiles, inner_shape(shape, self.size))
+        if raw.tiles is not None:
+            alpha = add_detail(alpha, raw.tiles, inner_shape(shape, self.size))
+        return Prediction(alpha, xray_alpha_dense(rgb, alpha, self.density) if self.density else alpha)
 
     def _tiles(self, rgb: np.ndarray) -> np.ndarray | None:
         if self.tile_over is None or max(rgb.shape) <= max(self.tile_over, self.size):
@@ -84,18 +102,34 @@ class Predictor:
 
 def load_predictor(cfg: Config) -> Predictor:
     """The predictor that cfg.infer asks for, with the best backend for this machine."""
-    model, size = load_model(cfg)
-    return Predictor(load_network(cfg, model, size), size, cfg.infer.tile_over)
+    model, size, density = load_model(cfg)
+    return Predictor(load_network(cfg, model, size), size, cfg.infer.tile_over, density)
 
 
-def load_model(cfg: Config) -> tuple[U2Net, int]:
-    """(network with cfg.infer.weights, size at which it sees images); the checkpoint's own variant and, unless
-    infer.size is set, its own size.
+class Loaded(NamedTuple):
+    """A network with the weights of a checkpoint, and how these are to be used."""
+    model: U2Net
+    size: int                   # longer side at which it sees images
+    density: XrayParams | None  # as in Predictor
+
+
+def load_model(cfg: Config) -> Loaded:
+    """The network of cfg.infer.weights; its variant, what it predicts and, unless infer.size is set, its size are the
+    checkpoint's own.
     """
-    trained = checkpoint.load(cfg.infer.weights).get("config") or {}
-    model = U2Net(trained.get("model", {}).get("variant", cfg.model.variant))
+    trained = checkpoint.load(cfg.infer.weights).get("config")
+    own = (trained or {}).get("model", {})
+    model = U2Net(own.get("variant", cfg.model.variant))
     checkpoint.load_weights(model, cfg.infer.weights)
-    return model, predict_size(cfg, trained.get("infer", {}).get("size"))
+    # checkpoints of versions before model.predicts predict dense alphas
+    predicts = own.get("predicts", "dense") if trained else cfg.model.predicts
+    size = predict_size(cfg, (trained or {}).get("infer", {}).get("size"))
+    return Loaded(model, size, density_params(cfg, predicts))
+
+
+def density_params(cfg: Config, predicts: str) -> XrayParams | None:
+    """What the dense alpha is composed with; None if the network's output is the answer. predicts: model.predicts."""
+    return middle_xray_params(cfg.augment.xray) if predicts == "alpha" and cfg.augment.xray_p > 0 else None
 
 
 def load_network(cfg: Config, model: U2Net, size: int) -> Network:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:  # a second to import, which `validate` and `score` need not w
     import pandas as pd
 
 PATH = Path("outputs/submissions.csv")
-COLUMNS = ["reference", "time", "competition", "run", "epoch", "val_mse", "val_mse_dense", "public_score", "status"]
-NEWER = {"competition"}  # not in older files; read as empty
+COLUMNS = ["reference", "time", "competition", "run", "predicts", "epoch", "val_mse", "val_mse_dense", "public_score",
+           "status"]
+NEWER = {"competition", "predicts"}  # not in older files; read as empty
 NUMBERS = ["epoch", "val_mse", "val_mse_dense", "public_score"]  # may be empty
 ENOUGH = 3  # scored submissions needed for a rank correlation
 
@@ -54,7 +55,7 @@ def as_numbers(texts: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def record(submission: Submission, competition: str, run: dict[str, str]) -> None:
-    """Appends a new submission; `run`: run, epoch, val_mse and val_mse_dense, those that are known."""
+    """Appends a new submission; `run`: of run_numbers()."""
     row = {**run, **_columns(submission), "time": submission.time, "competition": competition}
     rows = read()
     rows.loc[len(rows)] = [row.get(name, "") for name in COLUMNS]

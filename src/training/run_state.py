@@ -22,7 +22,8 @@ from training.validation import Validation, pairs_identity, sha256
 
 NO_EFFECT = {"model.weights": " (no effect: a resumed run keeps its own weights; train.resume=never starts from these)"}
 LAST, BEFORE_LAST, DAMAGED = "last.pth", "last.prev.pth", "last.damaged.pth"
-WRITTEN = ("config.yaml", "levels.json", "validation.json", "curves.png")  # overwritten, not removed, by a new run
+WRITTEN = ("config.yaml", "levels.json", "levels_official.json", "validation.json",
+           "curves.png")  # overwritten, not removed, by a new run
 COLUMNS = ["epoch", "train_loss", "train_mse", "val_mse", "val_mse_dense", "val_sad", "val_grad", "val_conn", "lr",
            "images_per_s", "seconds"]
 
@@ -264,7 +265,7 @@ class Run:
         history = self.progress.history
         terms = [name for name in history[-1] if name not in COLUMNS]
         with written_whole(self.cfg.train.out_dir / "metrics.csv") as part, part.open("w", newline="") as file:
-            rows = csv.DictWriter(file, COLUMNS + terms, lineterminator="\n")
+            rows = csv.DictWriter(file, COLUMNS + terms, restval="nan", lineterminator="\n")  # rows of older versions
             rows.writeheader()
             rows.writerows(history)
         save_curves(self.cfg.train.out_dir / "curves.png", history)

@@ -20,7 +20,7 @@ from core.seeds import Purpose, generator
 from dataset import ValidationSet
 from imaging.images import to_levels
 from imaging.pairs import Pair, read_pair
-from inference.predictor import Predictor
+from inference.predictor import Prediction, Predictor, density_params
 from training import metrics
 from training.workers import loaded
 
@@ -31,20 +31,21 @@ DRAWS = 4  # per image for the floor: its standard error over pixels and images 
 class Validation:
     """The measurements of one pass over the validation set."""
     images: dict[int, dict] = field(default_factory=dict)  # index -> row of names and metrics
-    # pixels per level 0…255 of the file's alpha, the dense target and the prediction
+    # pixels per level 0…255 of the file's alpha, the dense target, and the predictions of both
     histograms: dict[str, np.ndarray] = field(
-        default_factory=lambda: {name: np.zeros(256, np.int64) for name in ("alpha", "target", "pred")})
+        default_factory=lambda: {name: np.zeros(256, np.int64) for name in ("alpha", "target", "pred_alpha", "pred")})
     # sum of the target over the pixels of each predicted level; divided by pred's histogram: the calibration
     target_sums: np.ndarray = field(default_factory=lambda: np.zeros(256))
 
-    def add(self, index: int, pair: Pair, alpha: np.ndarray, target: np.ndarray, pred: np.ndarray) -> dict:
-        """One image; alpha, target, pred (H,W) in [0,1] -> its row."""
+    def add(self, index: int, pair: Pair, alpha: np.ndarray, target: np.ndarray, pred: Prediction) -> dict:
+        """One image; alpha (of the file) and target (H,W) in [0,1] -> its row."""
         row = {"image": pair.image_path.name, "family": pair.family,
-               "val_mse": metrics.mse(pred, alpha), "val_mse_dense": metrics.mse(pred, target),
-               "val_sad": metrics.sad(pred, alpha), "val_grad": metrics.grad(pred, alpha),
-               "val_conn": metrics.conn(pred, alpha)}
+               "val_mse": metrics.mse(pred.alpha, alpha), "val_mse_dense": metrics.mse(pred.dense, target),
+               "val_sad": metrics.sad(pred.alpha, alpha), "val_grad": metrics.grad(pred.alpha, alpha),
+               "val_conn": metrics.conn(pred.alpha, alpha)}
         self.images[index] = row
-        levels = {"alpha": to_levels(alpha), "target": to_levels(target), "pred": to_levels(pred)}
+        levels = {"alpha": to_levels(alpha), "target": to_levels(target), "pred_alpha": to_levels(pred.alpha),
+                  "pred": to_levels(pred.dense)}
         for name, image in levels.items():
             self.histograms[name] += np.bincount(image.ravel(), minlength=256)
         self.target_sums += np.bincount(levels["pred"].ravel(), weights=target.ravel(), minlength=256)
@@ -84,7 +85,7 @@ class Validator:
                  stopped: Callable[[], bool] = lambda: False) -> tuple[Validation, list[tuple]]:
         """The whole set, or the part done when stopped() says so; the processes take its batches in turn.
 
-        -> measurements, and (row, rgb, alpha, target, pred) of the images whose indices are `shown`.
+        -> measurements, and (row, rgb, alpha, target, prediction) of the images whose indices are `shown`.
         """
         result, pictures = Validation(), {}
         count, size = len(self.val_set), self.predict.batch_size
@@ -95,7 +96,7 @@ class Validator:
                          leave=False):
             if turn < len(mine):
                 batch = next(loader)
-                preds = self.predict([rgb for rgb, _, _ in batch])
+                preds = self.predict.predictions([rgb for rgb, _, _ in batch])
                 for index, (rgb, alpha, target), pred in zip(mine[turn], batch, preds, strict=True):
                     row = result.add(index, self.val_set.pairs[index], alpha, target, pred)
                     if index in shown:
@@ -106,7 +107,7 @@ class Validator:
 
     def columns(self, result: Validation) -> dict[str, float]:
         """metrics.csv's val_* columns: means, and the levels to read them against."""
-        return result.means() | {"val_floor": self.levels["floor"], "val_constant": self.levels["constant"]}
+        return result.means() | {f"val_{name}": value for name, value in self.levels.items() if name != "zero"}
 
 
 def pairs_identity(pairs: Sequence[Pair]) -> str:
@@ -122,7 +123,7 @@ def validation_identity(val_set: ValidationSet, cfg: Config, world: World = ALON
     """Changes when earlier results are no longer comparable: other truths, or another way to predict."""
     infer = cfg.infer
     own = sha256((pairs_identity(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray, infer.size, infer.tta,
-                  infer.tile_over))
+                  infer.tile_over, density_params(cfg, cfg.model.predicts)))
     return world.from_main({"measure": own})["measure"]  # the same files can have other times on another machine
 
 
@@ -133,6 +134,12 @@ def kept_levels(cache: Path, identity: str) -> dict[str, float] | None:
         if isinstance(known, dict) and known.pop("identity", None) == identity:
             return known
     return None
+
+
+def keep_levels(cache: Path, identity: str, levels: dict[str, float], world: World) -> None:
+    if world.main:
+        with contextlib.suppress(UserError), written_whole(cache) as part:  # the user's own file: computed each time
+            part.write_text(json.dumps({"identity": identity, **levels}), encoding="utf-8")
 
 
 def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: World = ALONE) -> dict[str, float]:
@@ -161,7 +168,5 @@ def reference_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: Wo
         rows = world.merge(dict(zip(mine, rows, strict=True)))
     floor, mean, square = np.mean(list(rows.values()), axis=0)
     levels = {"floor": float(floor), "constant": float(square - mean**2), "zero": float(square)}
-    if world.main:
-        with contextlib.suppress(UserError), written_whole(cache) as part:  # the user's own file: computed each time
-            part.write_text(json.dumps({"identity": identity, **levels}), encoding="utf-8")
+    keep_levels(cache, identity, levels, world)
     return levels

@@ -1,0 +1,46 @@
+"""What makes composed pairs harder and more like photographs: see-through objects, and others out of focus behind them.
+
+Pictures are (H,W,4) float32, premultiplied: alpha·colour in 0…255 and alpha in [0,1].
+"""
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from augment import LUMA
+
+FLAT = 0.02  # of luma: a weaker texture is not strengthened to full
+
+
+def see_through(picture: np.ndarray, rng) -> np.ndarray:
+    """The object as if of glass: its rim, its texture and its lights stay, the rest lets the background through.
+
+    Sometimes only the part above or below a line; mostly without its colour.
+    """
+    alpha = picture[..., 3]
+    colours = picture[..., :3] / np.maximum(alpha[..., None], 1e-6)
+    luma = (cv2.transform(colours, LUMA) / 255).clip(0, 1)
+    inner = cv2.GaussianBlur((alpha > 0.5).astype(np.float32), (0, 0), max(alpha.shape) * rng.uniform(0.02, 0.06))
+    rim = 1 - (2 * inner - 1).clip(0, 1)
+    texture = np.abs(luma - cv2.GaussianBlur(luma, (0, 0), 3))
+    texture = (2 * texture / max(texture[alpha > 0.5].max(initial=0), FLAT)).clip(0, 1)
+    base, *strengths = rng.uniform((0.02, 0.2, 0.2, 0), (0.5, 1, 1, 0.6))
+    seen = base + sum(strength * part for strength, part in zip(strengths, (rim, texture, luma**2), strict=True))
+    seen = seen.clip(0, 1).astype(np.float32)
+    if rng.random() < 0.4:
+        line = (np.linspace(0, 1, len(alpha), dtype=np.float32)[:, None] - rng.uniform(0.2, 0.8)) * 20
+        solid = line.clip(0, 1) if rng.random() < 0.5 else 1 - line.clip(0, 1)
+        seen = seen + solid * (1 - seen)
+    if rng.random() < 0.6:
+        colours = 0.3 * colours + 0.7 * 255 * (1.1 * luma[..., None] + 0.1).clip(0, 1)
+    alpha = alpha * seen
+    return np.dstack([alpha[..., None] * colours, alpha]).astype(np.float32)
+
+
+def with_others_behind(behind: np.ndarray, others: Sequence[np.ndarray], rng) -> np.ndarray:
+    """A background (S,S,3) in [0,1] with other objects, (S,S,4) each, out of focus."""
+    side = len(behind)
+    for other in others:
+        blurred = cv2.GaussianBlur(other, (0, 0), side * rng.uniform(0.008, 0.024))
+        behind = blurred[..., :3] / 255 + (1 - blurred[..., 3:]) * behind
+    return behind
