@@ -27,8 +27,9 @@ from imaging.images import dangling, is_turned, read_rgb, resize_longer_side
 from imaging.pair_checks import Remembered, doubts, files_key, look
 from imaging.tables import read_table
 
-# "train" and "val" -> (image, alpha) or (image, alpha, family)
-Split = dict[str, list[tuple[Path, Path] | tuple[Path, Path, str]]]
+# "train" and "val" -> (image, alpha), (image, alpha, family) or (image, alpha, family, group)
+Row = tuple[Path, Path] | tuple[Path, Path, str] | tuple[Path, Path, str, str]
+Split = dict[str, list[Row]]
 RULES = f"1, Pillow {PIL.__version__}"  # a new number when the checks change: all pairs are checked again
 
 
@@ -242,7 +243,7 @@ def split_by_name(pairs: Sequence[tuple[Path, Path]], val_share: float) -> Split
     return split_groups([(image.stem, [(image, alpha)]) for image, alpha in pairs], val_share)
 
 
-def split_groups(groups: Sequence[tuple[str, Sequence[tuple[Path, Path]]]], val_share: float) -> Split:
+def split_groups(groups: Sequence[tuple[str, Sequence[Row]]], val_share: float) -> Split:
     """Like split_by_name(), for (name, its pairs): pairs of one name are all in one split."""
     split = {"train": [], "val": []}
     for name, pairs in groups:
@@ -271,5 +272,5 @@ def write_pairs_csv(path: Path, rows: Sequence[tuple], root: Path) -> None:
 
     with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image_path", "alpha_path", "family"])
-        writer.writerows((text(image), text(alpha), *(family or [""])) for image, alpha, *family in rows)
+        writer.writerow(["image_path", "alpha_path", "family", "group"])
+        writer.writerows((text(image), text(alpha), *[*more, "", ""][:2]) for image, alpha, *more in rows)
