@@ -138,6 +138,8 @@ def validated(cfg: Config) -> int:
 
 def run_numbers(weights: Path) -> dict[str, str]:
     """run, predicts, epoch, val_mse and val_mse_dense of these weights, if their file has them."""
+    if weights.is_dir():  # folds
+        return {"run": weights.resolve().name}
     from core import checkpoint  # loads torch, which takes seconds and which only `upload` needs
 
     state = checkpoint.load(weights) if weights.exists() else {}

@@ -122,8 +122,8 @@ def test_predictions_are_what_inference_gives_and_scores_those_of_validation(fin
         for each in configured_pairs(cfg, "val"):
             assert texts[each.image_path.stem] == encode_alpha(predict([read_rgb(each.image_path)])[0])
         images = json.loads((folder / f"fold_{fold}/validation.json").read_text())["images"]
-        for metric, column in (("val_mse", "mse"), ("val_mse_dense", "mse_dense")):
-            assert float(rows[fold][column]) == pytest.approx(np.mean([row[metric] for row in images]), rel=0.02)
+        validated = np.mean([row["val_mse_dense"] for row in images])
+        assert float(rows[fold]["mse_dense"]) == pytest.approx(validated, rel=0.02)  # 8 bits, perhaps another backend
 
 
 def test_finished_folds_are_not_trained_again_and_a_lost_one_is(finished, monkeypatch, capsys, tmp_path):
@@ -161,3 +161,11 @@ def test_a_missing_or_unfinished_fold_is_named_with_its_command(finished, tmp_pa
         fold_weights(folder)
     with pytest.raises(UserError, match="holds no folds"):
         fold_weights(tmp_path / "nowhere")
+
+
+def test_the_folder_of_folds_as_weights_predicts_the_mean(finished, pairs):
+    folder, arguments = finished
+    rgb = read_rgb(pairs / "rgb_0.png")
+    configs = [load_config(DEFAULTS, [*arguments, f"infer.weights={path}"]) for path in (*fold_weights(folder), folder)]
+    *alphas, mean = [load_predictor(cfg).predictions([rgb])[0].alpha for cfg in configs]
+    np.testing.assert_allclose(mean, (alphas[0] + alphas[1]) / 2, atol=1e-6)
