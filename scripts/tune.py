@@ -42,11 +42,13 @@ from inference.postprocess import (
     Tuned,
     apply,
     calibration_table,
+    correction_table,
     fit_affine,
+    fit_correction,
     fit_gamma,
     tuned_path,
 )
-from inference.predictor import Loaded, Predictor, load_model, load_network
+from inference.predictor import Loaded, Prediction, Predictor, load_model, load_network
 from inference.weights import run_with_weights
 from training import metrics
 
@@ -206,11 +208,12 @@ def halves(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return order[:count // 2], order[count // 2:]
 
 
-def predict_all(predict: Predictor, val_set: ValidationSet) -> list[np.ndarray]:
-    """One (H,W) float16 per image: all that is kept in memory, 2 MB each at 1024²."""
+def predict_all(predict: Predictor, val_set: ValidationSet) -> list[Prediction]:
+    """Two (H,W) float16 per image: all that is kept in memory, 4 MB each at 1024²."""
     loader = DataLoader(val_set, predict.batch_size, collate_fn=list)
-    return [pred.astype(np.float16) for batch in tqdm(loader, "predicting", disable=None, leave=False)
-            for pred in predict([rgb for rgb, _, _ in batch])]
+    return [Prediction(*(each.astype(np.float16) for each in pred))
+            for batch in tqdm(loader, "predicting", disable=None, leave=False)
+            for pred in predict.predictions([rgb for rgb, _, _ in batch])]
 
 
 @dataclass(frozen=True)
@@ -236,14 +239,14 @@ class Errors:
                 for name, settings in candidates.items()}
 
 
-def search(samples: Sequence[tuple], preds: Sequence[np.ndarray], metric: str, seed: int) -> list[Result]:
+def search(samples: Sequence[tuple], preds: Sequence[Prediction], metric: str, seed: int) -> list[Result]:
     """Every candidate, fitted on one half of the images and measured on the other. samples[i]: (rgb, alpha, target)."""
     fit, held = halves(len(preds), seed)
-    tables = np.stack(in_threads(lambda i: calibration_table(preds[i].astype(np.float32),
-                                                             truths(samples[i], metric)[0]), len(preds), "fitting"))
+    tables, corrections = map(np.stack, zip(*in_threads(lambda i: fitting_tables(samples[i], preds[i], metric),
+                                                        len(preds), "fitting"), strict=True))
     fitted, fitted_swapped = (
-        {"affine": [fit_affine(tables[half].mean(0))], "gamma": [fit_gamma(tables[half].mean(0))]}
-        for half in (fit, held))
+        {"affine": [fit_affine(tables[half].mean(0))], "gamma": [fit_gamma(tables[half].mean(0))],
+         "correction": [fit_correction(corrections[half].mean(0))]} for half in (fit, held))
     errors = measure(samples, preds, metric, [NONE, *(setting for candidates in (GRIDS, fitted, fitted_swapped)
                                                       for settings in candidates.values() for setting in settings)])
     chosen, chosen_swapped = errors.best(fit, GRIDS | fitted), errors.best(held, GRIDS | fitted_swapped)
@@ -254,10 +257,20 @@ def search(samples: Sequence[tuple], preds: Sequence[np.ndarray], metric: str, s
             for (name, setting), low, high in zip(chosen.items(), lows, highs, strict=True)]
 
 
-def measure(samples: Sequence[tuple], preds: Sequence[np.ndarray], metric: str, settings: list[Setting]) -> Errors:
+def fitting_tables(sample: tuple, pred: Prediction, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the fits need of an image."""
+    (alpha, dense), true = as_float(pred), truths(sample, metric)[0]
+    return calibration_table(dense, true), correction_table(dense, sample[0], alpha, true)
+
+
+def as_float(pred: Prediction) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(each.astype(np.float32) for each in pred)
+
+
+def measure(samples: Sequence[tuple], preds: Sequence[Prediction], metric: str, settings: list[Setting]) -> Errors:
     def errors(index: int) -> list[list[float]]:
-        sample, pred = samples[index], preds[index].astype(np.float32)
-        results = (apply(setting, sample[0], pred) for setting in settings)
+        sample, (alpha, dense) = samples[index], as_float(preds[index])
+        results = (apply(setting, sample[0], dense, alpha) for setting in settings)
         return [[metrics.mse(result, true) for true in truths(sample, metric)] for result in results]
 
     return Errors(settings, np.array(in_threads(errors, len(preds), "measuring")).transpose(1, 2, 0))

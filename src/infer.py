@@ -105,7 +105,7 @@ def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: 
     def encode(image: tuple[Prepared, Raw]) -> tuple[str, str]:
         (path, rgb, _), raw = image
         alpha, dense = predict.finish(rgb, raw)
-        dense = apply(setting, rgb, dense)
+        dense = apply(setting, rgb, dense, alpha)
         if not predict.density:
             alpha = dense
         if cfg.infer.png_dir:

@@ -203,7 +203,7 @@ def test_a_network_from_scratch_has_another_recipe():
 def test_the_final_phase_has_its_own_crop_and_loss():
     cfg = load_config(DEFAULTS, ["train.epochs=5", "train.final_epochs=2", "train.final_loss=mse",
                                  "augment.final_crop=768"])
-    assert [in_epoch(cfg, epoch).augment.crop for epoch in range(5)] == [512, 512, 512, 768, 768]
+    assert [in_epoch(cfg, epoch).augment.crop for epoch in range(5)] == [320, 320, 320, 768, 768]
     assert in_epoch(cfg, 2).loss == cfg.loss
     assert in_epoch(cfg, 3).loss.base == 1 and in_epoch(cfg, 3).loss.sides == in_epoch(cfg, 3).loss.edge == 0
 

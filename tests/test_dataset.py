@@ -303,7 +303,7 @@ def test_the_cache_stays_below_its_limit_and_evicts_other_sets(tmp_path):
 
 
 def test_epochs_differ_and_are_reproducible(pairs_csv, tmp_path):
-    train_set = TrainSet(read_pairs(pairs_csv), load_config(DEFAULTS, tiny(pairs_csv, tmp_path)))
+    train_set = TrainSet(read_pairs(pairs_csv), load_config(DEFAULTS, tiny(pairs_csv, tmp_path, "augment.scale=[1,2]")))
     assert torch.equal(train_set[0, 1][1], train_set[0, 1][1])
     assert not torch.equal(train_set[0, 1][1], train_set[1, 1][1])
 

@@ -7,7 +7,7 @@ import pytest
 
 import get_pictures
 from core.errors import OperationError
-from sources.variety import see_through, with_others_behind
+from sources.variety import see_through, textured, with_others_behind
 
 
 def sphere(height: int = 64) -> np.ndarray:
@@ -69,6 +69,18 @@ def test_a_see_through_object_keeps_its_rim_and_no_more_than_its_alpha():
         assert (glass[..., 3] <= alpha + 1e-6).all() and (glass[..., :3] <= 256 * glass[..., 3:]).all()
         clearer.append(glass[16:80, 16, 3].mean() - glass[36:60, 36:60, 3].min())
     assert min(clearer) >= 0 and np.mean(np.array(clearer) > 0.2) > 0.7
+
+
+def test_a_textured_object_shows_the_photograph_and_keeps_its_alpha():
+    rng = np.random.default_rng(1)
+    alpha = np.zeros((64, 64), np.float32)
+    alpha[16:48, 16:48] = 1
+    picture = np.dstack([alpha[..., None] * 200, alpha[..., None] * 200, alpha[..., None] * 200, alpha])
+    photograph = np.zeros((96, 96, 3), np.float32)
+    photograph[:, 48:] = 1
+    surface = textured(picture.astype(np.float32), photograph, rng)
+    assert np.array_equal(surface[..., 3], alpha)
+    assert surface[30, 20].max() < 110 and surface[30, 44, 0] > 180 and surface[0, 0].max() == 0
 
 
 def test_objects_behind_are_blurred_and_none_changes_nothing():

@@ -23,7 +23,8 @@ from inference.postprocess import (
 
 RGB = np.zeros((128, 128, 3), np.uint8)
 SETTINGS = [NONE, ORIGINAL, Setting("guided", {"radius": 8, "eps": 1e-3}), Setting("gamma", {"exponent": 0.5}),
-            Setting("affine", {"scale": 2, "offset": -1}), Setting("snap", {"to": "background", "tolerance": 0.03})]
+            Setting("affine", {"scale": 2, "offset": -1}), Setting("snap", {"to": "background", "tolerance": 0.03}),
+            Setting("correction", {"constant": 0.1, "dense_near": -0.5, "product": 0.3})]
 
 
 def discs(*each, background=0.0):

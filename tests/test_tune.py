@@ -14,6 +14,7 @@ from imaging.images import read_rgb
 from imaging.pairs import configured_pairs
 from infer import infer
 from inference.postprocess import NONE, NOT_TUNED, Setting, load_tuned
+from inference.predictor import Prediction
 from submission.submission_csv import decode_alpha, read_rows
 
 XRAY = load_config(DEFAULTS).augment.xray
@@ -29,8 +30,9 @@ def samples():
 def predicted(samples, distort=lambda target: target, noise=0.02):
     """The dense targets as a network might predict them: distorted, with an offset and noise."""
     rng = np.random.default_rng(5)
-    return [np.clip(distort(target) + noise * rng.standard_normal() + noise * rng.standard_normal(target.shape), 0, 1)
-            .astype(np.float16) for _, _, target in samples]
+    preds = (np.clip(distort(target) + noise * rng.standard_normal() + noise * rng.standard_normal(target.shape), 0, 1)
+             .astype(np.float16) for _, _, target in samples)
+    return [Prediction(alpha, pred) for pred, (_, alpha, _) in zip(preds, samples, strict=True)]
 
 
 def by_candidate(samples, preds, metric="val_mse_dense", seed=42):
@@ -44,7 +46,14 @@ def test_a_known_gamma_distortion_is_found_and_accepted(samples):
     assert gamma.setting.parameters["exponent"] == pytest.approx(1 / 1.7, rel=0.05)
     assert gamma.after[0] < 0.3 * gamma.before[0] and gamma.swapped < 0
     setting, evidence = tune.choose(list(results.values()))
-    assert setting.name in ("gamma", "affine") and evidence["interval"][1] < 0
+    assert setting.name in ("gamma", "affine", "correction") and evidence["interval"][1] < 0
+
+
+def test_what_the_alpha_tells_about_the_error_is_learned(samples):
+    """The predictions are too dark where the object is, by a fifth of its alpha."""
+    preds = [Prediction(alpha, (target - 0.2 * alpha).clip(0).astype(np.float16)) for _, alpha, target in samples]
+    result = by_candidate(samples, preds)["correction"]
+    assert result.verdict == "helps" and result.after[0] < 0.1 * result.before[0]
 
 
 def test_what_is_off_at_random_is_not_recalibrated(samples):

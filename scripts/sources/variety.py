@@ -37,6 +37,21 @@ def see_through(picture: np.ndarray, rng) -> np.ndarray:
     return np.dstack([alpha[..., None] * colours, alpha]).astype(np.float32)
 
 
+def textured(picture: np.ndarray, photograph: np.ndarray, rng) -> np.ndarray:
+    """The object with a photograph as its surface, shaded as before; photograph (S,S,3) in [0,1].
+
+    Without such objects a network takes every rich texture for something seen through glass.
+    """
+    height, width = picture.shape[:2]
+    surface = cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    alpha = picture[..., 3:]
+    colours = picture[..., :3] / np.maximum(alpha, 1e-6)
+    shading = 0.4 + 0.9 * cv2.transform(colours, LUMA)[..., None] / 255
+    share = np.float32(rng.uniform(0.5, 1))
+    mixed = share * (255 * surface * shading).clip(0, 255) + (1 - share) * colours
+    return np.dstack([alpha * mixed, alpha]).astype(np.float32)
+
+
 def with_others_behind(behind: np.ndarray, others: Sequence[np.ndarray], rng) -> np.ndarray:
     """A background (S,S,3) in [0,1] with other objects, (S,S,4) each, out of focus."""
     side = len(behind)

@@ -99,6 +99,7 @@ class Rgba(Section):
     size: Annotated[int, Field(ge=64, le=4096)]
     scale: Range(0.05, 1)
     see_through: Share
+    textured: Share
     clutter: Share
     per_object: Count
 

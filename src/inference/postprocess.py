@@ -17,6 +17,8 @@ from core import checkpoint
 from core.errors import UserError, brief
 
 BACKGROUND_BOUND = 0.25  # dense alphas never exceed it outside the object (xray_alpha_dense clips there)
+RIDGE = 3e-3             # added to the mean square of each feature
+FITTED_PIXELS = 2**16    # of an image that the correction is fitted on
 BINS = 1024              # of pred, for the fits: four per level of an 8-bit matte
 
 
@@ -30,11 +32,12 @@ class Setting:
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.parameters.items())])
 
 
-def apply(setting: Setting, rgb: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """rgb (H,W,3) uint8, pred (H,W) -> a new, cleaned pred."""
+def apply(setting: Setting, rgb: np.ndarray, pred: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
+    """rgb (H,W,3) uint8, pred (H,W), alpha (H,W) that pred was composed from, None: pred itself -> a new, cleaned pred.
+    """
     method = METHODS[setting.name]
-    result = method(pred, rgb, **setting.parameters) if method is guided else method(pred, **setting.parameters)
-    return np.clip(result, 0, 1, dtype=np.float32)
+    inputs = {guided: (rgb,), correction: (rgb, pred if alpha is None else alpha)}.get(method, ())
+    return np.clip(method(pred, *inputs, **setting.parameters), 0, 1, dtype=np.float32)
 
 
 def unchanged(pred: np.ndarray) -> np.ndarray:
@@ -91,6 +94,24 @@ def guided(pred: np.ndarray, rgb: np.ndarray, radius: float, eps: float) -> np.n
     return box(slope) * guide + box(pred_mean - slope * guide_mean)
 
 
+def correction(pred: np.ndarray, rgb: np.ndarray, alpha: np.ndarray, /, **weights: float) -> np.ndarray:
+    """What was learned about composed mattes: pred plus a weighted sum of correction_features()."""
+    features = correction_features(pred, rgb, alpha)
+    return sum((np.float32(weight) * features[name] for name, weight in weights.items()), pred)
+
+
+def correction_features(pred: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> dict[str, np.ndarray]:
+    """(H,W) float32 each, by name: pred and alpha, their surroundings, and what is nonlinear in them."""
+    def around(image: np.ndarray, radius: float) -> np.ndarray:
+        side = 2 * _scaled(radius, pred.shape) + 1
+        return cv2.blur(cv2.blur(image, (side, side)), (side, side))
+
+    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+    return {"constant": np.ones_like(pred), "luma": luma, "dense": pred, "dense_near": around(pred, 10),
+            "dense_far": around(pred, 40), "alpha": alpha, "alpha_squared": alpha**2, "alpha_far": around(alpha, 40),
+            "product": alpha * pred}
+
+
 def affine(pred: np.ndarray, scale: float, offset: float) -> np.ndarray:
     return np.float32(scale) * pred + np.float32(offset)
 
@@ -106,7 +127,7 @@ def snap(pred: np.ndarray, to: str, tolerance: float) -> np.ndarray:
 
 
 METHODS = {"none": unchanged, "components": components, "guided": guided, "affine": affine, "gamma": gamma,
-           "snap": snap}
+           "snap": snap, "correction": correction}
 NONE = Setting("none")
 # What the pipeline before this project did to every matte.
 ORIGINAL = Setting("components", {"support": 0.05, "confidence": 0.2, "area": 0.01, "top": 3, "dilate": 7,
@@ -154,6 +175,25 @@ def fit_gamma(table: np.ndarray) -> Setting:
     powers = np.linspace(0, 1, BINS) ** exponents[:, None]
     errors = powers**2 @ share - 2 * powers @ sums  # without Σtrue², which is the same for all
     return Setting("gamma", {"exponent": round(float(exponents[np.argmin(errors)]), 4)})
+
+
+def correction_table(pred: np.ndarray, rgb: np.ndarray, alpha: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """(F,F+1): means over pixels of the features' products with one another, and with what pred lacks.
+
+    fit_correction() takes the mean of several images' tables, in which each image counts the same.
+    """
+    step = max(1, round((pred.size / FITTED_PIXELS) ** 0.5))
+    features = np.stack([feature[::step, ::step].ravel() for feature in correction_features(pred, rgb, alpha).values()])
+    missing = (true - pred)[::step, ::step].ravel()
+    return features.astype(np.float64) @ np.vstack([features, missing]).T / missing.size
+
+
+def fit_correction(table: np.ndarray) -> Setting:
+    """Ridge regression of what pred lacks: with little evidence the weights stay near 0, which changes nothing."""
+    weights = np.linalg.solve(table[:, :-1] + RIDGE * np.eye(len(table)), table[:, -1])
+    dot = np.zeros((1, 1), np.float32)
+    names = correction_features(dot, np.zeros((1, 1, 3), np.uint8), dot)
+    return Setting("correction", dict(zip(names, weights.round(4).tolist(), strict=True)))
 
 
 class Tuned(NamedTuple):
