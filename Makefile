@@ -25,7 +25,7 @@ PROCESSES = --gpus $(GPUS) --restarts $(RESTARTS) --nnodes $(NNODES) --node-rank
 PHOTOGRAPHS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pretrain data weights train infer score submit report tune ablate precision bench test lint clean \
+.PHONY: help setup demo pretrain data weights train folds infer score submit report tune ablate precision bench test lint clean \
         kernel-build kernel-test kernel-push crash soak fuzz \
         docker-build docker-data docker-weights docker-train docker-infer docker-submit docker-demo docker-test
 
@@ -75,6 +75,9 @@ weights: setup  ## the official U²-Net weights, verified, into weights/
 
 train: setup  ## trains into outputs/<run>/, or resumes an interrupted run; GPUS=n: see docs/scaling.md
 	$(PY) scripts/launch.py train $(PROCESSES) $(ARGS)
+
+folds: setup  ## trains data.folds networks, each on all folds but one -> out-of-fold predictions oof.csv and their MSE
+	$(PY) scripts/folds.py $(ARGS)
 
 infer: setup  ## best checkpoint -> validated submission.csv (and PNG mattes, cut-outs)
 	$(PY) scripts/launch.py infer $(PROCESSES) $(ARGS)

@@ -22,7 +22,7 @@ from core.device import hardware, pick_device
 from core.files import remove, written_whole
 from core.outputs import check_folder, may_write
 from dataset import ValidationSet
-from imaging.pairs import configured_pairs, read_pair
+from imaging.pairs import configured_pairs, pairs_source, read_pair
 from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
 from inference.matte_net import MatteNet
 from inference.openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
@@ -49,7 +49,7 @@ def compare(cfg: Config) -> None:
     model, size, density = loaded
     device, metric = pick_device(), select_metric(cfg)
     machine = hardware()
-    print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}: {size} px, tta "
+    print(f"val     {len(val_set)} images of {pairs_source(cfg, 'val')} with {cfg.infer.weights}: {size} px, tta "
           f"{cfg.infer.tta}, {machine}")
     ranges = int8_ranges(cfg, model, size) if computes("int8", device) else None
     exact = Predictor(live_network(model.to(device), cfg.infer.tta, device, "fp32"), size, cfg.infer.tile_over,

@@ -35,7 +35,7 @@ from core.files import written_whole
 from core.outputs import check_folder, may_write
 from dataset import ValidationSet
 from imaging.images import list_images, read_rgb, resize_longer_side
-from imaging.pairs import configured_pairs
+from imaging.pairs import configured_pairs, pairs_source
 from imaging.pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from inference.predictor import Predictor, load_predictor
 from inference.weights import with_weights
@@ -108,7 +108,7 @@ def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
     except UserError as error:
         return {"panels": [], "pictures_note": f"left out: {error}"}
     if [pair.image_path.name for pair in pairs] != [row["image"] for row in rows]:
-        return {"panels": [], "pictures_note": f"left out: {cfg.data.val_csv} has changed since the run"}
+        return {"panels": [], "pictures_note": f"left out: {pairs_source(cfg, 'val')} has changed since the run"}
     val_set, panels = ValidationSet(pairs, cfg), []
     for index, rank in ranks([row[metric] for row in rows]).items():
         rgb, alpha, target = val_set[index]

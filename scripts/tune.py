@@ -33,7 +33,7 @@ from core.files import written_whole
 from core.outputs import check_folder, may_write
 from core.seeds import Purpose, generator
 from dataset import ValidationSet
-from imaging.pairs import configured_pairs
+from imaging.pairs import configured_pairs, pairs_source
 from inference.postprocess import (
     NONE,
     NOT_TUNED,
@@ -123,11 +123,11 @@ def tune(cfg: Config) -> None:
     identity = checkpoint.identity(cfg.infer.weights)  # first, because a running training may replace the file
     if len(val_set) < FEWEST:
         save_tuned(path, identity, NOT_TUNED, {"reason": f"{len(val_set)} validation images"})
-        print(f"{cfg.data.val_csv}: {len(val_set)} images are too little evidence, at least {FEWEST} are needed; "
-              f"chosen: none\n{path}")
+        print(f"{pairs_source(cfg, 'val')}: {len(val_set)} images are too little evidence, at least {FEWEST} are "
+              f"needed; chosen: none\n{path}")
         return
     loaded = load_model(cfg)
-    print(f"val     {len(val_set)} images of {cfg.data.val_csv} with {cfg.infer.weights}")
+    print(f"val     {len(val_set)} images of {pairs_source(cfg, 'val')} with {cfg.infer.weights}")
     ways = [measure_way(cfg, loaded, way, val_set, metric) for way in ways_to_try(cfg, loaded.size, val_set)]
     print(table_of_ways(ways, cfg.seed))
     way = choose_way(ways, cfg.seed)

@@ -5,10 +5,13 @@
     python src/submit.py upload        # validates, submits to kaggle.competition, waits for the public score
     python src/submit.py wait          # waits for scores that were still pending when `upload` ended
     python src/submit.py history       # outputs/submissions.csv: every submission, best first
+    python src/submit.py blend a.csv b.csv    # their mean in outputs/blend.csv; weights=2,1 and out=c.csv if wanted
 """
+import math
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from core import cli
@@ -17,6 +20,7 @@ from core.errors import OperationError, Stopped, UserError
 from core.outputs import check_folder
 from imaging.images import TEST_SHAPE, list_images, read_shapes
 from submission import leaderboard
+from submission.blend import blend
 from submission.check import as_stems, baselines, in_sample_order, score, validate
 from submission.kaggle_client import ask_kaggle
 from submission.kaggle_submissions import (
@@ -88,6 +92,31 @@ def run_history(cfg: Config) -> None:
         print(f"rank correlation of val_mse_dense and the public score: {correlation:+.2f} over {count} submissions")
 
 
+def run_blend(words: Sequence[str]) -> None:
+    """words: paths of submissions; weights=… (one for each, separated by commas) and out=… are optional."""
+    given = dict(word.split("=", 1) for word in words if word.startswith(("weights=", "out=")))
+    paths = [Path(word).expanduser() for word in words if not word.startswith(("weights=", "out="))]
+    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+        raise UserError("blend needs the paths of at least two submissions, each given once: blend a.csv b.csv")
+    target = Path(given.get("out", "outputs/blend.csv")).expanduser()
+    weights = dict(zip(paths, blend_weights(given.get("weights"), len(paths)), strict=True))
+    rows = blend(weights, target)
+    mean = " + ".join(f"{weight / sum(weights.values()):.4g} × {path}" for path, weight in weights.items())
+    print(f"{target}: {rows} rows, {mean}\nnext: python src/submit.py validate infer.submission={target}")
+
+
+def blend_weights(text: str | None, count: int) -> list[float]:
+    """One weight per file, >= 0; equal ones without a text."""
+    try:
+        weights = [float(part) for part in text.strip("[]").split(",")] if text else [1.0] * count
+    except ValueError:
+        weights = []
+    if len(weights) != count or not 0 < sum(weights) < math.inf or min(weights) < 0:
+        raise UserError(f"weights={text}: should be {count} numbers >= 0, one for each file, separated by commas, and "
+                        "not all 0")
+    return weights
+
+
 def slug(cfg: Config) -> str:
     if cfg.kaggle.competition is None:
         raise UserError("kaggle.competition is not set: give the last part of the competition's address, "
@@ -109,6 +138,8 @@ def validated(cfg: Config) -> int:
 
 def run_numbers(weights: Path) -> dict[str, str]:
     """run, predicts, epoch, val_mse and val_mse_dense of these weights, if their file has them."""
+    if weights.is_dir():  # folds
+        return {"run": weights.resolve().name}
     from core import checkpoint  # loads torch, which takes seconds and which only `upload` needs
 
     state = checkpoint.load(weights) if weights.exists() else {}
@@ -179,8 +210,11 @@ ACTIONS = {"validate": run_validate, "score": run_score, "upload": run_upload, "
 
 
 def main() -> None:
-    args = cli.parse(__doc__, tuple(ACTIONS))
-    ACTIONS[args.action](load_config(args.config, args.overrides))
+    args = cli.parse(__doc__, (*ACTIONS, "blend"))
+    if args.action == "blend":
+        run_blend(args.overrides)
+    else:
+        ACTIONS[args.action](load_config(args.config, args.overrides))
 
 
 if __name__ == "__main__":

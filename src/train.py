@@ -22,7 +22,7 @@ from core.distributed import ALONE, World
 from core.errors import OperationError, UserError
 from core.outputs import check_folder
 from dataset import TrainSet, ValidationSet
-from imaging.pairs import Pair, configured_pairs, shared
+from imaging.pairs import Pair, configured_pairs, pairs_source, shared
 from imaging.pictures import panel_sheet, save_picture
 from inference.predictor import Predictor, density_params
 from inference.torch_backend import live_network
@@ -75,8 +75,8 @@ def read_sets(cfg: Config, world: World) -> tuple[TrainSet, ValidationSet]:
     train_set, val_set = TrainSet(train_pairs, cfg), ValidationSet(val_pairs, cfg)
     for line in shared(train_pairs, val_pairs):
         print(f"note    {line}")
-    print(f"data    {len(train_set)} training pairs of {cfg.data.train_csv}, {len(val_set)} for validation of "
-          f"{cfg.data.val_csv}; {learned(cfg)}")
+    print(f"data    {len(train_set)} training pairs of {pairs_source(cfg, 'train')}, {len(val_set)} for validation of "
+          f"{pairs_source(cfg, 'val')}; {learned(cfg)}")
     return train_set, val_set
 
 

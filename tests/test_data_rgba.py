@@ -48,7 +48,7 @@ def fetch(own):
 
 
 def pairs(split) -> list:
-    return split["train"] + split["val"]
+    return [row[:2] for row in split["train"] + split["val"]]
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -58,7 +58,8 @@ def contents(folder) -> dict[str, bytes]:
 def test_whole_objects_at_random_places_on_catalogue_backgrounds(fetch):
     split = fetch("data.rgba.per_object=3")
     assert len(pairs(split)) == 18
-    sides = {side: {image.name.rsplit("-", 1)[0] for image, _ in split[side]} for side in split}
+    sides = {side: {image.name.rsplit("-", 1)[0] for image, *_ in split[side]} for side in split}
+    assert len({row[3] for side in split for row in split[side]}) == 6  # one group per file, for folds
     assert sides["train"] and sides["val"] and not sides["train"] & sides["val"]  # an object is on one side only
     centres = []
     for image, alpha in pairs(split):

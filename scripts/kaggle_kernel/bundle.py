@@ -83,6 +83,8 @@ def refuse_unfit(cfg: Config) -> None:
                         "makes new ones; set it to none")
     if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.sync_bn and cfg.kernel.processes != 1:
         raise UserError("train.compile and train.sync_bn cannot be combined on Kaggle's two GPUs; set one to false")
+    if cfg.kernel.mode == "train" and cfg.data.folds and cfg.data.fold is None:
+        raise UserError("data.folds needs data.fold for kernel.mode=train, which trains one network; set it")
     if cfg.kernel.mode == "train" and cfg.train.compile and cfg.train.checkpointing:
         raise UserError("train.compile and train.checkpointing cannot be combined; set one to false")
     if cfg.infer.backend == "openvino":

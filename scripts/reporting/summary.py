@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from core.config import Config, select_metric
+from imaging.pairs import pairs_source
 from reporting import charts
 
 WORST = 10           # validation images in the table
@@ -29,7 +30,8 @@ def collect(cfg: Config, run: dict) -> dict:
     ranked = sorted(rows, key=lambda row: -row[metric])
     return {
         "run": cfg.train.out_dir.resolve().name, "cfg": cfg, "metric": metric, "dense": truth == "target",
-        "epoch": epoch, "images": len(rows), "truth": truth, **values, "value": values[metric], "levels": levels,
+        "epoch": epoch, "images": len(rows), "train_source": pairs_source(cfg, "train"),
+        "val_source": pairs_source(cfg, "val"), "truth": truth, **values, "value": values[metric], "levels": levels,
         "covered": covered(values[metric], levels), **training_charts(run["history"], levels, epoch),
         "histogram_chart": charts.histogram(shares, "Share of the pixels per alpha, true and predicted"),
         "calibration_chart": charts.calibration(calibrated["bins"], "Mean true alpha over predicted alpha"),

@@ -73,7 +73,8 @@ def fetch(cfg: Config) -> Split:
                         f"pairs, {len(good)} can; data.on_error=skip leaves them out)")
     pairs = [pair for cutout in good for pair in cutout.pairs]
     removed = remove_others(folder, pairs)
-    split = split_groups([(cutout.name, cutout.pairs) for cutout in good], cfg.data.val_share)
+    split = split_groups([(cutout.name, [(*pair, "", cutout.name) for pair in cutout.pairs]) for cutout in good],
+                         cfg.data.val_share)
     print(f"{folder}: {len(split['train'])} training and {len(split['val'])} validation pairs of {len(good)} cut-outs, "
           f"{len(left_out)} files left out; {soft_share(pairs):.1%} of the alphas' pixels are in (.05,.95)"
           + (f"; removed {removed} files of earlier pairs" if removed else ""))

@@ -141,6 +141,9 @@ def with_predict_size(cfg: Config) -> Config:
 def _follow(cfg: Config) -> Config:
     """Fills in null values that follow from other keys."""
     data, model, infer = cfg.data, cfg.model, cfg.infer
+    if data.fold is not None and data.fold >= (data.folds or 0):
+        raise UserError(f"data.fold={data.fold}: " + (f"should be 0 to {data.folds - 1}, as data.folds={data.folds}"
+                                                      if data.folds else "needs data.folds, the number of folds"))
     test_set = data.root / "test_dataset"
     data = data.model_copy(update={
         "train_csv": data.train_csv or data.root / "splits/train.csv",

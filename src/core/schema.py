@@ -121,6 +121,8 @@ class Data(Section):
     sample_submission: Location | None
     size: Side | None
     limit: Count | None
+    folds: Annotated[int, Field(ge=2, le=100)] | None
+    fold: Annotated[int, Field(ge=0)] | None
     cache_gb: NonNegative
     on_error: Literal["fail", "skip"]
     backgrounds_dir: Location | None

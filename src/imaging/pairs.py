@@ -1,4 +1,4 @@
-"""Pairs CSV: reading and checking, splitting by name, writing.
+"""Pairs CSV: reading and checking, splitting by name, folds, writing.
 
     train = configured_pairs(cfg, "train")                # each pair decoded once, or remembered as good
     pairs = read_pairs("other.csv")
@@ -27,8 +27,9 @@ from imaging.images import dangling, is_turned, read_rgb, resize_longer_side
 from imaging.pair_checks import Remembered, doubts, files_key, look
 from imaging.tables import read_table
 
-# "train" and "val" -> (image, alpha) or (image, alpha, family)
-Split = dict[str, list[tuple[Path, Path] | tuple[Path, Path, str]]]
+# "train" and "val" -> (image, alpha), (image, alpha, family) or (image, alpha, family, group)
+Row = tuple[Path, Path] | tuple[Path, Path, str] | tuple[Path, Path, str, str]
+Split = dict[str, list[Row]]
 RULES = f"1, Pillow {PIL.__version__}"  # a new number when the checks change: all pairs are checked again
 
 
@@ -39,12 +40,52 @@ class Pair:
     alpha_path: Path
     row: str
     family: str = ""  # the CSV's optional column `family`, by which results are grouped
+    group: str = ""   # its optional column `group`: pictures that must be in the same fold
 
 
 def configured_pairs(cfg: Config, split: str, world: World = ALONE) -> list[Pair]:
-    """The pairs of data.train_csv or data.val_csv (split: train | val), read as cfg.data says; see read_pairs()."""
-    csv_path = {"train": cfg.data.train_csv, "val": cfg.data.val_csv}[split]
-    return read_pairs(csv_path, cfg.data.limit, cfg.data.on_error, world, memory_file(cfg))
+    """The pairs of data.train_csv or data.val_csv (split: train | val), read as cfg.data says; see read_pairs().
+
+    With data.folds those of both that are in data.fold (val) or not (train).
+    """
+    data = cfg.data
+    if data.folds:
+        pairs = [pair for pair in all_pairs(cfg) if (fold_of(pair, data.folds) == data.fold) == (split == "val")]
+    else:
+        pairs = _read_rows({"train": data.train_csv, "val": data.val_csv}[split])[:data.limit]
+    return usable(pairs, pairs_source(cfg, split), data.on_error, world, memory_file(cfg))
+
+
+def pairs_source(cfg: Config, split: str) -> str:
+    """Where configured_pairs() come from, for messages. UserError if data.fold is missing."""
+    data = cfg.data
+    if not data.folds:
+        return str({"train": data.train_csv, "val": data.val_csv}[split])
+    if data.fold is None:
+        raise UserError(f"data.folds={data.folds} needs data.fold, 0 to {data.folds - 1}; `make folds` trains them all")
+    return f"{'all but ' if split == 'train' else ''}fold {data.fold} of {data.folds}"
+
+
+def all_pairs(cfg: Config) -> list[Pair]:
+    """The pairs of data.train_csv and data.val_csv together, unchecked; one that is listed twice comes once.
+
+    UserError if an image is in two groups.
+    """
+    unique, groups = {}, {}
+    for pair in (pair for path in (cfg.data.train_csv, cfg.data.val_csv) for pair in _read_rows(path)[:cfg.data.limit]):
+        image = pair.image_path.resolve()
+        first = groups.setdefault(image, pair)
+        if pair.group != first.group:
+            raise UserError(f"{pair.row}: {pair.image_path.name} is in group '{pair.group}', but in '{first.group}' at "
+                            f"{first.row}; give it one group")
+        unique.setdefault((image, pair.alpha_path.resolve()), pair)
+    return list(unique.values())
+
+
+def fold_of(pair: Pair, folds: int) -> int:
+    """The pair's fold, 0 to folds - 1: it depends on nothing but its group (without one, its image's name)."""
+    group = normalize("NFC", pair.group or pair.image_path.stem)
+    return int(hash_share(f"fold of {group}") * folds)  # not split_by_name()'s hash: val.csv would be one of the folds
 
 
 def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "fail",
@@ -54,18 +95,24 @@ def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "
     memory: file with the findings of earlier calls, so that only new and changed pairs are decoded. UserError names row
     and path of the first bad pair; with on_error="skip" bad pairs are dropped and listed.
     """
-    pairs = _read_rows(Path(csv_path))[:limit]
-    faults, findings = check_pairs(pairs, str(csv_path), world, memory)
+    return usable(_read_rows(Path(csv_path))[:limit], str(csv_path), on_error, world, memory)
+
+
+def usable(pairs: Sequence[Pair], where: str, on_error: str, world: World, memory: Path | None) -> list[Pair]:
+    """The pairs, checked; see read_pairs(). where: their source, for messages."""
+    if not pairs:
+        raise UserError(f"{where}: holds no pairs; lower data.folds, or check the CSVs' column `group`")
+    faults, findings = check_pairs(pairs, where, world, memory)
     if faults and on_error == "fail":
         raise UserError(f"{next(iter(faults.values()))} ({len(faults)} of {len(pairs)} pairs are bad; "
                         "data.on_error=skip skips them)")
     if faults:
-        print(f"{csv_path}: skipped {len(faults)} of {len(pairs)} pairs (data.on_error=skip):", *faults.values(),
+        print(f"{where}: skipped {len(faults)} of {len(pairs)} pairs (data.on_error=skip):", *faults.values(),
               sep="\n  ")
     if len(faults) == len(pairs):
-        raise UserError(f"{csv_path}: none of its {len(pairs)} pairs is usable; the first: {faults[0]}")
+        raise UserError(f"{where}: none of its {len(pairs)} pairs is usable; the first: {faults[0]}")
     good = [pair for index, pair in enumerate(pairs) if index not in faults]
-    for line in [*doubts(str(csv_path), [pair.alpha_path.name for pair in good], findings), *repeated(csv_path, good)]:
+    for line in [*doubts(where, [pair.alpha_path.name for pair in good], findings), *repeated(where, good)]:
         print(f"note    {line}")
     return good
 
@@ -103,7 +150,7 @@ def memory_file(cfg: Config) -> Path:
     return cfg.data.root / "cache/checked.json"
 
 
-def repeated(where: str | Path, pairs: Sequence[Pair]) -> list[str]:
+def repeated(where: str, pairs: Sequence[Pair]) -> list[str]:
     """A line if images are listed more than once."""
     times = Counter(pair.image_path.resolve() for pair in pairs)
     twice = [path for path, count in times.items() if count > 1]
@@ -134,7 +181,8 @@ def _read_rows(csv_path: Path) -> list[Pair]:
         if not row.get("image_path", "").strip() or not row.get("alpha_path", "").strip():
             raise UserError(f"{csv_path} line {line}: image_path or alpha_path is empty")
     return [Pair(find_file(csv_path.parent, row["image_path"]), find_file(csv_path.parent, row["alpha_path"]),
-                 f"{csv_path} line {line}", row.get("family", "").strip()) for line, row in rows]
+                 f"{csv_path} line {line}", *(row.get(name, "").strip() for name in ("family", "group")))
+            for line, row in rows]
 
 
 def find_file(folder: Path, text: str) -> Path:
@@ -195,7 +243,7 @@ def split_by_name(pairs: Sequence[tuple[Path, Path]], val_share: float) -> Split
     return split_groups([(image.stem, [(image, alpha)]) for image, alpha in pairs], val_share)
 
 
-def split_groups(groups: Sequence[tuple[str, Sequence[tuple[Path, Path]]]], val_share: float) -> Split:
+def split_groups(groups: Sequence[tuple[str, Sequence[Row]]], val_share: float) -> Split:
     """Like split_by_name(), for (name, its pairs): pairs of one name are all in one split."""
     split = {"train": [], "val": []}
     for name, pairs in groups:
@@ -224,5 +272,5 @@ def write_pairs_csv(path: Path, rows: Sequence[tuple], root: Path) -> None:
 
     with written_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["image_path", "alpha_path", "family"])
-        writer.writerows((text(image), text(alpha), *(family or [""])) for image, alpha, *family in rows)
+        writer.writerow(["image_path", "alpha_path", "family", "group"])
+        writer.writerows((text(image), text(alpha), *[*more, "", ""][:2]) for image, alpha, *more in rows)

@@ -7,6 +7,7 @@ The dense alpha is a known function of the picture and the object's alpha (xray_
 only the alpha, and the dense alpha is composed from both; or it predicts the dense alpha directly (model.predicts).
 """
 import time
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -16,7 +17,8 @@ from augment import XrayParams, middle_xray_params, xray_alpha_dense
 from core import checkpoint
 from core.config import Config, predict_size
 from core.device import pick_device
-from core.errors import OperationError
+from core.errors import OperationError, UserError
+from core.folds import fold_weights
 from imaging.images import resize_longer_side
 from inference import openvino_backend
 from inference.tiling import add_detail, batches, tiled_alpha
@@ -101,9 +103,43 @@ class Predictor:
 
 
 def load_predictor(cfg: Config) -> Predictor:
-    """The predictor that cfg.infer asks for, with the best backend for this machine."""
+    """The predictor that cfg.infer asks for, with the best backend for this machine.
+
+    If infer.weights is a folder of folds, of the mean of their alphas.
+    """
+    if cfg.infer.weights.is_dir():
+        return load_ensemble(cfg)
     model, size, density = load_model(cfg)
     return Predictor(load_network(cfg, model, size), size, cfg.infer.tile_over, density)
+
+
+class Ensemble:
+    """Several networks as one: the mean of their alphas, in float."""
+
+    def __init__(self, networks: Sequence[Network]):
+        self.networks, self.tta = networks, networks[0].tta
+        self.batch_size = min(network.batch_size for network in networks)
+        self.description = f"mean of {len(networks)} networks, {networks[0].description}"
+
+    def __call__(self, squares: np.ndarray) -> np.ndarray:
+        return sum(network(squares) for network in self.networks) / np.float32(len(self.networks))
+
+
+def load_ensemble(cfg: Config) -> Predictor:
+    """The networks of all folds in the folder infer.weights, all in memory. UserError if they do not fit together."""
+    members = [cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": path})})
+               for path in fold_weights(cfg.infer.weights)]
+    networks, ways = [], {}
+    for member in members:
+        model, *way = load_model(member)
+        ways.setdefault(tuple(way), member.infer.weights)
+        if len(ways) > 1:
+            one, other = ways.values()
+            raise UserError(f"{other}: sees images at another size than {one}, or does not predict the same "
+                            "(model.predicts), so their alphas have no common mean; train all folds alike")
+        networks.append(load_network(member, model, way[0]))
+    size, density = next(iter(ways))
+    return Predictor(Ensemble(networks), size, cfg.infer.tile_over, density)
 
 
 class Loaded(NamedTuple):

@@ -44,6 +44,11 @@ def content_of_files(cfg: Config, train_set: TrainSet, val_set: ValidationSet) -
     return content
 
 
+def order_identity(seed: int, pairs: Sequence[Pair]) -> str:
+    """Changes when the training pairs have other names, or come in another order."""
+    return sha256((seed, [(pair.image_path.name, pair.alpha_path.name) for pair in pairs]))
+
+
 @dataclass
 class Progress:
     """How far the run is; plain values, saved as they are in last.pth."""
@@ -159,13 +164,17 @@ class Run:
         return changes
 
     def read(self, path: Path) -> dict:
-        """What save() wrote. UserError if it is another network's."""
+        """What save() wrote. UserError if it is another network's, or another fold's: it would be validated on pairs
+        that it was trained on."""
         state = checkpoint.load(path)
-        now = self.cfg.model.variant
-        then = (state.get("config") or {}).get("model", {}).get("variant", now)
-        if then != now:
-            raise UserError(f"{path}: was trained with model.variant={then}, not {now}; set model.variant={then} to "
-                            "resume it, or train.resume=never or another train.out_dir to start over")
+        saved = state.get("config") or {}
+        for section, key, default in (("model", "variant", self.cfg.model.variant), ("data", "folds", None),
+                                      ("data", "fold", None)):
+            now, then = getattr(getattr(self.cfg, section), key), saved.get(section, {}).get(key, default)
+            if then != now:
+                then, now = ("null" if value is None else value for value in (then, now))
+                raise UserError(f"{path}: was trained with {section}.{key}={then}, not {now}; set {section}.{key}="
+                                f"{then} to resume it, or train.resume=never or another train.out_dir to start over")
         return state
 
     def changes(self, state: dict) -> list[str]:
@@ -218,8 +227,7 @@ class Run:
 
     def check_order(self, pairs: Sequence[Pair]) -> None:
         """Starts the current epoch again if its images now come in another order, so that each comes once."""
-        names = [(pair.image_path.name, pair.alpha_path.name) for pair in pairs]
-        order = sha256((self.cfg.seed, names))
+        order = order_identity(self.cfg.seed, pairs)
         if self.progress.images and self.progress.order not in ("", order):
             print(f"epoch   {self.progress.epoch + 1} starts again: the training pairs or the seed have changed")
             self.progress.begin_epoch()

@@ -1,0 +1,50 @@
+"""A cross-validation on disk: a folder with fold_0, fold_1, …, each an ordinary run folder.
+
+    weights = fold_weights(Path("outputs/u2netp"))       # best.pth of every fold, all of them finished
+"""
+import shlex
+from pathlib import Path
+
+from core import checkpoint
+from core.config import load_config
+from core.errors import UserError
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    return folder / f"fold_{fold}"
+
+
+def saved_progress(run: Path) -> dict:
+    """The plain values of training.run_state.Progress in a run's last.pth; empty if there is none to read."""
+    try:
+        return checkpoint.load(run / "last.pth").get("progress", {})
+    except checkpoint.Damaged:
+        return {}
+
+
+def fold_weights(folder: Path) -> list[Path]:
+    """best.pth of each fold. UserError names a fold that is missing or unfinished, and the command that finishes it."""
+    saved = sorted(folder.glob("fold_*/config.yaml"))
+    if not saved:
+        raise UserError(f"{folder}: holds no folds; train them with `make folds`")
+    cfg = load_config(saved[0])
+    runs = [fold_folder(folder, fold) for fold in range(cfg.data.folds or 0)]
+    for run in runs:
+        if lack := what_lacks(run, cfg.train.epochs):
+            raise UserError(f"{run}: {lack}; finish it with: {finishing(folder, saved[0])}")
+    return [run / "best.pth" for run in runs]
+
+
+def finishing(folder: Path, config: Path) -> str:
+    """The command that trains what is missing; config: that of any of the folds."""
+    return shlex.join(["python", "scripts/folds.py", "--config", str(config), f"train.out_dir={folder}"])
+
+
+def what_lacks(run: Path, epochs: int) -> str | None:
+    """Why a fold's run cannot be used yet; None if it can."""
+    done = saved_progress(run).get("epoch")
+    if done is None:
+        return "is missing" if not (run / "last.pth").exists() else "has a damaged last.pth"
+    if done < epochs:
+        return f"is unfinished, {done} of {epochs} epochs are trained"
+    return None if (run / "best.pth").exists() else "has lost its best.pth (move the folder away first)"
