@@ -1,4 +1,4 @@
-"""What makes composed pairs harder and more like photographs: see-through objects, and others out of focus behind them.
+"""What makes composed pairs harder and more like photographs: see-through and textured objects, and others behind them.
 
 Pictures are (H,W,4) float32, premultiplied: alpha·colour in 0…255 and alpha in [0,1].
 """
@@ -43,7 +43,9 @@ def textured(picture: np.ndarray, photograph: np.ndarray, rng) -> np.ndarray:
     Without such objects a network takes every rich texture for something seen through glass.
     """
     height, width = picture.shape[:2]
-    surface = cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    # Tiled by reflection, not resized: as sharp as the same photograph behind an object.
+    surface = np.pad(photograph, ((0, max(0, height - len(photograph))), (0, max(0, width - len(photograph))), (0, 0)),
+                     "symmetric")[:height, :width].astype(np.float32)
     alpha = picture[..., 3:]
     colours = picture[..., :3] / np.maximum(alpha, 1e-6)
     shading = 0.4 + 0.9 * cv2.transform(colours, LUMA)[..., None] / 255
@@ -53,9 +55,9 @@ def textured(picture: np.ndarray, photograph: np.ndarray, rng) -> np.ndarray:
 
 
 def with_others_behind(behind: np.ndarray, others: Sequence[np.ndarray], rng) -> np.ndarray:
-    """A background (S,S,3) in [0,1] with other objects, (S,S,4) each, out of focus."""
+    """A background (S,S,3) in [0,1] with other objects, (S,S,4) each, more or less out of focus."""
     side = len(behind)
     for other in others:
-        blurred = cv2.GaussianBlur(other, (0, 0), side * rng.uniform(0.008, 0.024))
+        blurred = cv2.GaussianBlur(other, (0, 0), side * rng.uniform(0.0005, 0.02))
         behind = blurred[..., :3] / 255 + (1 - blurred[..., 3:]) * behind
     return behind
