@@ -26,7 +26,7 @@ from core.errors import OperationError, UserError, brief
 from core.files import file_sha256, remove_folder, written_whole
 from core.outputs import check_folder
 from imaging.images import read_rgb
-from inference.predictor import to_square
+from inference.squares import to_square
 from sources import official_onnx
 from submission.proxies import proxy_fault
 

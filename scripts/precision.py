@@ -26,7 +26,8 @@ from imaging.pairs import configured_pairs, pairs_source, read_pair
 from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
 from inference.matte_net import MatteNet
 from inference.openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
-from inference.predictor import Loaded, Predictor, load_model, load_network, to_square
+from inference.predictor import Loaded, Predictor, load_model, load_network
+from inference.squares import to_square
 from inference.torch_backend import live_network
 from inference.weights import run_with_weights
 from training import metrics

@@ -20,7 +20,8 @@ from core.errors import UserError
 from imaging.images import read_rgb
 from infer import in_order
 from infer import main as infer_main
-from inference.predictor import Predictor, from_square, to_square
+from inference.predictor import Predictor
+from inference.squares import from_square, to_square
 from inference.torch_backend import live_network
 from inference.weights import run_with_weights, with_weights
 from submission.submission_csv import decode_alpha, read_rows

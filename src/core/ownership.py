@@ -20,7 +20,8 @@ BEGINNINGS = (  # name, first bytes, what else is in the first KB
     ("submissions.csv", b"reference,time,"),
     ("metrics.csv", b"epoch,train_loss,"), ("ablation.csv", b"cell,seed,image,"), ("folds.csv", b"fold,images,"),
     ("config.yaml", b"seed: "),
-    ("postprocess.yaml", b"name: ", b"\nparameters:"), ("int8.yaml", b"weights:\n"), ("validation.json", b'{"epoch": '),
+    ("postprocess.yaml", b"name: ", b"\nparameters:"), ("int8.yaml", b"weights:\n"),
+    ("formats.yaml", b"weights:\n"), ("validation.json", b'{"epoch": '),
     ("levels*.json", b'{"identity": '), ("cache/checked.json", b""),
     ("*.json", b'{\n "machine": '), ("soak.json", b'{\n "verdict": '),
     ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
@@ -30,8 +31,8 @@ PART_NAME = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save stores the file's
 CACHED = re.compile(r"[0-9a-f]{24}\.(png|npy)")  # in data.root's cache, named by a hash of the source files
 RUN_FILES = ("last.pth", "last.prev.pth", "last.damaged.pth", "best.pth", "metrics.csv", "validation.json",
              "levels.json", "levels_official.json", "levels_photographs.json", "precision.json", "postprocess.yaml",
-             "int8.yaml", "cell.json", "train.log", "curves.png", "tune.png", "sizes.png", "report.html", "report.png",
-             "samples/epoch_*.png")
+             "int8.yaml", "formats.yaml", "cell.json", "train.log", "curves.png", "tune.png", "sizes.png",
+             "report.html", "report.png", "samples/epoch_*.png")
 
 
 def is_ours(path: Path) -> bool:

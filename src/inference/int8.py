@@ -19,6 +19,7 @@ from core import checkpoint
 from core.errors import UserError, brief
 from core.files import written_whole
 from inference.matte_net import MatteNet
+from inference.recentring import ConstantsConv
 
 QUANTILE = 0.9999  # of an input's values; the few above are clipped, so that the others get finer levels
 SAMPLES = 2**20    # values per input and image that the quantile is computed from
@@ -64,7 +65,8 @@ def measure_ranges(net: MatteNet, squares: Iterable[torch.Tensor]) -> Ranges:
 
 def rounded_convolutions(net: MatteNet) -> list[tuple[str, nn.Conv2d]]:
     return [(name, module) for name, module in net.net.named_modules()
-            if isinstance(module, nn.Conv2d) and not name.startswith("side") and module.in_channels != 3]
+            if isinstance(module, nn.Conv2d) and not isinstance(module, ConstantsConv)
+            and not name.startswith("side") and module.in_channels != 3]
 
 
 def rounded(net: MatteNet, ranges: Ranges) -> MatteNet:

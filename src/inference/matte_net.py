@@ -1,7 +1,8 @@
 """The network as inference runs it: uint8 pixels in, alpha out, and only what the alpha needs is computed.
 
 BatchNorm is folded into the convolutions. The fused output is a weighted sum of the six side outputs, and enlarging is
-linear. So the weights are folded into the side convolutions, and the enlarged sides are added up one by one.
+linear. So the weights are folded into the side convolutions, and the enlarged sides are added up one by one. Nearly
+constant channels are recentred, see recentring.py.
 """
 import copy
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from inference.recentring import recentre, recentrings
 from u2net import DEPTH, MEAN, STD, ConvBNReLU, U2Net, full_precision, resize
 
 
@@ -32,9 +34,12 @@ class MatteNet(nn.Module):
 def fold(model: U2Net) -> U2Net:
     """A copy whose enlarged sides() add up to the fused logits; its forward() no longer works."""
     model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    found = recentrings(model)
     for layer in model.modules():
         if isinstance(layer, ConvBNReLU):
             layer.conv_s1, layer.bn_s1 = fuse_conv_bn_eval(layer.conv_s1, layer.bn_s1), nn.Identity()
+    for recentring in found:
+        recentre(recentring)
     for depth, weight in zip(range(1, DEPTH + 1), model.outconv.weight.flatten(), strict=True):
         side = getattr(model, f"side{depth}")
         side.weight *= weight

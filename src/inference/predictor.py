@@ -10,17 +10,18 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
+import torch
 
 from augment import XrayParams, middle_xray_params, xray_alpha_dense
 from core import checkpoint
 from core.config import Config, predict_size
-from core.device import pick_device
+from core.device import pick_device, pick_precision
 from core.errors import OperationError, UserError
 from core.folds import fold_weights
-from imaging.images import resize_longer_side
 from inference import openvino_backend
+from inference.formats import measured_format
+from inference.squares import from_square, inner_shape, to_square
 from inference.tiling import add_detail, batches, tiled_alpha
 from inference.torch_backend import folded_network
 from u2net import U2Net
@@ -172,32 +173,14 @@ def load_network(cfg: Config, model: U2Net, size: int) -> Network:
     """infer.backend auto: torch on a GPU; on a CPU openvino if it is installed, else torch."""
     device, backend = pick_device(), cfg.infer.backend
     prefers_openvino = backend == "auto" and device.type == "cpu"
-    if backend == "openvino" or (prefers_openvino and openvino_backend.available()):
-        return openvino_backend.OpenvinoNetwork(model, size, cfg.infer)
-    network = folded_network(model, size, cfg.infer, device)
-    if prefers_openvino:
+    in_openvino = backend == "openvino" or (prefers_openvino and openvino_backend.available())
+    fast = (openvino_backend.pick_cpu_precision("auto", openvino_backend.capabilities()) if in_openvino
+            else pick_precision("auto", device))
+    precision, note = measured_format(cfg, model, size, fast, torch.device("cpu") if in_openvino else device)
+    infer = cfg.infer.model_copy(update={"precision": precision})
+    network = (openvino_backend.OpenvinoNetwork(model, size, infer) if in_openvino
+               else folded_network(model, size, infer, device))
+    network.description += note
+    if prefers_openvino and not in_openvino:
         network.description += " (openvino, which is faster, is not installed)"
     return network
-
-
-def to_square(rgb: np.ndarray, size: int) -> np.ndarray:
-    """(H,W,3) -> (size,size,3): longer side `size`, aspect kept, padded below or to the right by reflection."""
-    rgb = resize_longer_side(rgb, size)
-    height, width = rgb.shape[:2]
-    return cv2.copyMakeBorder(rgb, 0, size - height, 0, size - width, cv2.BORDER_REFLECT_101)
-
-
-def from_square(alpha: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(size,size) -> (H,W) of `shape`: without to_square()'s padding, resized back."""
-    height, width = inner_shape(shape, len(alpha))
-    alpha = alpha[:height, :width]
-    if alpha.shape == tuple(shape):
-        return np.ascontiguousarray(alpha)
-    smaller = max(shape) < max(alpha.shape)
-    return cv2.resize(alpha, shape[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-
-
-def inner_shape(shape: tuple[int, int], size: int) -> tuple[int, int]:
-    """(h,w) of an image of `shape` within its square."""
-    ratio = size / max(shape)
-    return max(1, round(shape[0] * ratio)), max(1, round(shape[1] * ratio))

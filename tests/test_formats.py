@@ -1,0 +1,93 @@
+"""Number formats: nearly constant channels survive bf16, and auto uses only a format that was measured."""
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from conftest import ROOT, scene
+from core import checkpoint
+from core.config import DEFAULTS, EMBEDDED, load_config
+from inference import formats
+from inference.formats import difference, measured_format, measured_path
+from inference.matte_net import MatteNet
+from inference.recentring import recentrings
+from u2net import U2Net, normalise
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def constant() -> U2Net:
+    """The embedded network, in which two channels that feed each other are nearly constant, as in official weights."""
+    model = U2Net().eval()
+    checkpoint.load_weights(model, EMBEDDED)
+    with torch.no_grad():
+        for layer, channel, mean in ((model.stage2d.rebnconv2d, 3, 226.3), (model.stage2d.rebnconv3d, 5, 53.2)):
+            spread = layer.bn_s1.weight[channel].abs()
+            layer.bn_s1.weight[channel] *= 0.2 / spread
+            layer.bn_s1.bias[channel] = mean
+        for layer, channel, by in ((model.stage2d.rebnconv1d, 3, 226.3), (model.stage2d.rebnconv2d, 5, 53.2)):
+            layer.conv_s1.bias -= by * layer.conv_s1.weight[:, channel].sum((1, 2))  # so that later layers see the same
+    return model
+
+
+def test_recentred_channels_change_nothing_in_fp32_and_much_in_bf16(constant, monkeypatch):
+    square = scene(64)[0]
+    rgb = torch.from_numpy(square)[None]
+    with torch.inference_mode():
+        exact = constant(normalise(rgb.permute(0, 3, 1, 2)))[0].sigmoid()[:, 0]
+        assert len(recentrings(constant)) == 2 and exact.std() > 0.05
+        torch.testing.assert_close(MatteNet(constant)(rgb), exact, atol=1e-4, rtol=0)
+    recentred = difference(constant, [square], "bf16", CPU)
+    monkeypatch.setattr("inference.recentring.DEVIATIONS", 1e9)
+    assert recentred < difference(constant, [square], "bf16", CPU) / 3
+
+
+def test_ordinary_weights_are_left_alone():
+    model = U2Net()
+    checkpoint.load_weights(model, EMBEDDED)
+    assert recentrings(model) == []
+
+
+@pytest.fixture
+def case(tmp_path):
+    weights = shutil.copy(EMBEDDED, tmp_path / "mine.pth")
+    cfg = load_config(DEFAULTS, [f"infer.weights={weights}", f"infer.images={tmp_path}"])
+    model = U2Net()
+    checkpoint.load_weights(model, weights)
+    return cfg, model
+
+
+def test_auto_measures_once_and_remembers(case, monkeypatch):
+    cfg, model = case
+    first = measured_format(cfg, model, 64, "bf16", CPU)
+    assert first[0] == "bf16" and "measured: mean |Δalpha| 0.000" in first[1]
+    monkeypatch.setattr(formats, "difference", lambda *_: pytest.fail("measured again"))
+    assert measured_format(cfg, model, 64, "bf16", CPU) == first
+    assert measured_format(cfg, model, 64, "fp32", CPU) == ("fp32", "")
+    explicit = cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"precision": "bf16"})})
+    assert measured_format(explicit, model, 64, "bf16", CPU) == first
+    assert measured_format(explicit, model, 96, "bf16", CPU) == ("bf16", "")
+
+
+def test_auto_falls_back_to_fp32(case, monkeypatch):
+    cfg, model = case
+    path = measured_path(cfg.infer.weights)
+    for value in (0.0184, float("inf")):
+        identity = checkpoint.identity(cfg.infer.weights)
+        path.write_text(yaml.safe_dump({"weights": identity, "measured": {"bf16 at 64 px": value}}))
+        precision, note = measured_format(cfg, model, 64, "bf16", CPU)
+        assert precision == "fp32" and f"bf16 measured: mean |Δalpha| {value:.4f}, over 0.001" in note
+    monkeypatch.setattr(formats, "PHOTOGRAPHS", ROOT / "not here")
+    path.write_text("of another checkpoint")
+    precision, note = measured_format(cfg, model, 64, "bf16", CPU)
+    assert precision == "fp32" and "bf16 not measured: no images" in note
+
+
+def test_a_format_that_overflows_is_never_used(monkeypatch):
+    model = U2Net()
+    with torch.no_grad():
+        model.outconv.bias.fill_(np.nan)
+    assert difference(model, [scene(32)[0]], "bf16", CPU) == float("inf")
