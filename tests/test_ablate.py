@@ -3,8 +3,9 @@ import csv
 import numpy as np
 import pytest
 
+import ablate
 from ablate import BASELINE, Effect, Factor, effect_of
-from conftest import one_error_line, script, tiny
+from conftest import call, one_error_line, tiny
 
 
 def errors(shift: float, noise: float, seeds: int = 3, images: int = 40) -> dict:
@@ -31,18 +32,18 @@ def test_an_interval_around_nothing_is_no_evidence():
 def test_the_command_trains_each_cell_once_and_says_what_helps(pairs_csv, tmp_path):
     settings = [option for option in tiny(pairs_csv, tmp_path) if not option.startswith("train.epochs")]
     options = ["--budget", "2", "--seeds", "1", "--factors", "edge,ema", "--out", tmp_path / "ablate", *settings]
-    result = script("scripts/ablate.py", *options)
+    result = call(ablate.main, *options)
     assert result.returncode == 0, result.stderr
     assert "3 trainings of 1 epochs" in result.stdout and "baseline val_mse_dense" in result.stdout
     with (tmp_path / "ablate/ablation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["cell"] for row in rows} == {BASELINE, "edge", "ema"} and len(rows) == 12
     before = (tmp_path / "ablate/ema-42/last.pth").stat().st_mtime_ns
-    again = script("scripts/ablate.py", *options).stdout
+    again = call(ablate.main, *options).stdout
     assert again.splitlines()[1:] == result.stdout.splitlines()[1:] and "(4 remembered" in again.splitlines()[0]
     assert (tmp_path / "ablate/ema-42/last.pth").stat().st_mtime_ns == before
 
 
 def test_an_unknown_factor_is_named(pairs_csv, tmp_path):
     options = [option for option in tiny(pairs_csv, tmp_path) if not option.startswith("train.epochs")]
-    assert "no edges; known: xray" in one_error_line(script("scripts/ablate.py", "--factors", "edges", *options), 2)
+    assert "no edges; known: xray" in one_error_line(call(ablate.main, "--factors", "edges", *options), 2)

@@ -17,11 +17,11 @@ from u2net import U2Net
 CFG = load_config(DEFAULTS)
 
 
-def test_a_run_leaves_its_figures_as_json_and_as_the_documents_table(tmp_path, monkeypatch, capsys):
+def test_a_run_leaves_its_figures_as_json_and_as_the_documents_table(tmp_path):
     doc, out = tmp_path / "doc.md", tmp_path / "bench.json"
     doc.write_text("before\n<!-- cpu -->\nold\n<!-- /cpu -->\nafter\n")
-    code, shown, err = call(bench.main, ["--rows", "components", "--repeats", "1", "--out", str(out), "--doc",
-                                         str(doc)], monkeypatch, capsys)
+    code, shown, err = call(bench.main, "--rows", "components", "--repeats", "1", "--out", str(out), "--doc",
+                            str(doc))
     assert code == 0, err
     row = json.loads(out.read_text())["rows"][0]
     assert row["ratio"] == row["reference"] / row["ours"] and "max 0.0e+00" in row["agreement"]
@@ -33,10 +33,10 @@ def test_a_run_leaves_its_figures_as_json_and_as_the_documents_table(tmp_path, m
 
 @pytest.mark.parametrize("arguments, why", [
     (["--rows", "nothing"], "known: components"), (["--gpu"], "no CUDA device")])
-def test_what_cannot_be_measured_is_said(arguments, why, monkeypatch, capsys):
+def test_what_cannot_be_measured_is_said(arguments, why):
     if "--gpu" in arguments and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    code, _, err = call(bench.main, arguments, monkeypatch, capsys)
+    code, _, err = call(bench.main, *arguments)
     assert code == 2 and why in err
 
 

@@ -30,10 +30,10 @@ def test_set(tmp_path):
     return tmp_path
 
 
-def test_a_run_becomes_half_precision_weights_and_a_card(run_dir, pairs_csv, test_set, tmp_path, monkeypatch, capsys):
+def test_a_run_becomes_half_precision_weights_and_a_card(run_dir, pairs_csv, test_set, tmp_path):
     out = tmp_path / "weights.pth"
-    code, shown, err = call(embed.main, [f"train.out_dir={run_dir}", f"data.root={test_set}", "--out", str(out),
-                                         "--photographs", str(pairs_csv)], monkeypatch, capsys)
+    code, shown, err = call(embed.main, f"train.out_dir={run_dir}", f"data.root={test_set}", "--out", str(out),
+                            "--photographs", str(pairs_csv))
     assert code == 0, err
     half, full = checkpoint.load(out)["model_state"], checkpoint.load(run_dir / "best.pth")["model_state"]
     assert all(value.dtype == torch.float16 for value in half.values() if value.is_floating_point())

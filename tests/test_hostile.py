@@ -26,12 +26,6 @@ from submission.submission_csv import decode_alpha, read_rows
 from train import main as train_main
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command(main, *arguments) -> exit code, stdout, stderr."""
-    return lambda main, *arguments: call(main, arguments, monkeypatch, capsys)
-
-
 class Canary:
     """Makes a folder when unpickled."""
     def __init__(self, path):
@@ -41,7 +35,7 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-def test_code_in_last_pth_best_pth_or_weights_never_runs(run_dir, pairs_csv, tmp_path, command):
+def test_code_in_last_pth_best_pth_or_weights_never_runs(run_dir, pairs_csv, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     state = checkpoint.load(run_dir / "last.pth") | {"optimizer": Canary(tmp_path / "ran")}
@@ -52,7 +46,7 @@ def test_code_in_last_pth_best_pth_or_weights_never_runs(run_dir, pairs_csv, tmp
                "infer": (infer_main, [f"infer.images={pairs_csv.parent}", f"train.out_dir={run}"]),
                "weights": (train_main, tiny(pairs_csv, tmp_path / "other", f"model.weights={run}/bare.pth"))}
     for what, (main, arguments) in pickles.items():
-        code, _, err = command(main, *arguments)
+        code, _, err = call(main, *arguments)
         assert code == 2 and err.count("\n") == 1 and "refused: " in err, what
     assert not (tmp_path / "ran").exists() and not (tmp_path / "other").exists()
 
@@ -134,7 +128,7 @@ def test_names_in_a_submission_cannot_be_formulas_of_another_row(tmp_path):
 CANARY = "canary-7c1f0e9b52"
 
 
-def test_no_secret_of_the_environment_is_in_any_file_or_log(tmp_path, monkeypatch, command):
+def test_no_secret_of_the_environment_is_in_any_file_or_log(tmp_path, monkeypatch):
     """Data, training, inference, report, kernel build, with keys in the environment, kaggle.json and a token file."""
     home = tmp_path / "home"
     (home / ".kaggle").mkdir(parents=True)
@@ -155,7 +149,7 @@ def test_no_secret_of_the_environment_is_in_any_file_or_log(tmp_path, monkeypatc
     said = ""
     for main, arguments in ((get_data.main, [*common, *small]), (train_main, [*common, *training]),
                             (infer_main, common), (report_main, common), (kernel.main, ["build", *common])):
-        code, out, err = command(main, *arguments)
+        code, out, err = call(main, *arguments)
         assert code == 0, err
         said += out + err
     files = [path for path in work.rglob("*") if path.is_file()]

@@ -56,7 +56,7 @@ def user(tmp_path, monkeypatch, server, weights, capsys):
                 f"infer.weights={weights}"]
 
     def user(action, *overrides):
-        code, out, err = call(kernel.main, [action, *settings, *overrides], monkeypatch, capsys)
+        code, out, err = call(kernel.main, action, *settings, *overrides)
         errors = [line for line in err.splitlines() if line.startswith("error:")]
         assert len(errors) == (code != 0) and not server.refused
         return code, out, errors[0] if errors else ""
@@ -167,7 +167,7 @@ def test_a_good_run_counts_whatever_test_set_is_here(user, tmp_path, capsys, loc
     assert "images does not have the run's test images" in capsys.readouterr().out
 
 
-def test_slugs_are_those_of_kaggles_client(monkeypatch):
+def test_slugs_are_those_of_kaggles_client():
     cfg = load_config(ROOT / "config.yaml", ["kernel.title=Prüfung der Straße", "kernel.owner=me"])
     metadata = bundle.kernel_metadata(cfg)
     assert metadata["id"] == "me/prufung-der-strasse"

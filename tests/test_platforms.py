@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import ROOT, call, one_error_line, script, tiny
+from conftest import ROOT, call, one_error_line, tiny
 from core import cli, device
 from core.device import check_gpu, usable_cores
 from core.errors import OperationError
+from train import main as train_main
 
 
 def in_python(code: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -83,11 +84,11 @@ def test_another_gpu_is_refused_before_any_work(capability, built_for):
     ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "use the CPU with CUDA_VISIBLE_DEVICES= (empty)"),
     ("backend='inductor' raised:\nInvalidCxxCompiler: No working C++ compiler found", "set train.compile=false"),
 ])
-def test_errors_of_gpus_and_compilers_are_one_line(monkeypatch, capsys, text, words):
+def test_errors_of_gpus_and_compilers_are_one_line(text, words):
     def fail():
         raise RuntimeError(text)
 
-    code, _, err = call(fail, [], monkeypatch, capsys)
+    code, _, err = call(fail)
     assert code == 1 and err.count("\n") == 1 and words in err
 
 
@@ -103,7 +104,7 @@ def test_compiling_without_a_compiler_is_one_line(pairs_csv, tmp_path, monkeypat
         monkeypatch.delenv(name, raising=False)
         if compiler:
             monkeypatch.setenv(name, compiler)
-    result = script("src/train.py", *tiny(pairs_csv, tmp_path / "run", "train.compile=true"))
+    result = call(train_main, *tiny(pairs_csv, tmp_path / "run", "train.compile=true"))
     assert "set train.compile=false" in one_error_line(result, 2)
     assert not (tmp_path / "run").exists()
 

@@ -62,7 +62,7 @@ def user(tmp_path, monkeypatch, server, capsys):
 
     def user(action, *more):
         arguments = ["--config", str(ROOT / "config.yaml"), action, *settings, *more]
-        code, out, err = call(submit.main, arguments, monkeypatch, capsys)
+        code, out, err = call(submit.main, *arguments)
         assert "secret" not in out + err and not server.refused
         assert err.count("error:") == (code != 0)
         return code, out, err
