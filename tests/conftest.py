@@ -8,7 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import cv2
@@ -22,6 +25,7 @@ from core.files import CLAIMS
 settings.register_profile("patient", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("patient")
 ROOT = Path(__file__).resolve().parent.parent
+SRC, SCRIPTS, TESTS = ROOT / "src", ROOT / "scripts", ROOT / "tests"
 SHARED = ROOT.parent / "shared"
 for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"):  # from the `make test` that runs us, not for makes under test
     os.environ.pop(name, None)
@@ -72,8 +76,8 @@ def pairs_csv(tmp_path_factory) -> Path:
 def tiny(pairs_csv: Path, out_dir: Path, *more: str) -> list[str]:
     """Overrides of a training that takes about a second per epoch."""
     return [f"data.train_csv={pairs_csv}", f"data.val_csv={pairs_csv}", f"train.out_dir={out_dir}", "augment.crop=64",
-            "infer.size=64", "model.weights=null", "train.epochs=2", "train.batch_size=2", "train.workers=0",
-            "train.lr=1e-3", "train.samples=2", *more]
+            "infer.size=64", "infer.backend=torch", "model.weights=null", "train.epochs=2", "train.batch_size=2",
+            "train.workers=0", "train.lr=1e-3", "train.samples=2", *more]
 
 
 def script(name: str, *arguments: str, cwd: Path = ROOT, **options) -> subprocess.CompletedProcess:
@@ -105,6 +109,38 @@ def call(main, *arguments, cwd: Path | str = ".") -> Outcome:
     outcome = Outcome(code, *outputs)
     assert "Traceback" not in outcome.stderr, outcome.stderr
     return outcome
+
+
+def fresh(program: str, *arguments, path: Sequence[Path] = (SRC, SCRIPTS)) -> Outcome:
+    """Runs a program in a fork of this process that has not imported any module of ours yet, with `path` in place of
+    the tests' own. The packages are imported already, which would take a new process seconds."""
+    with printed() as outputs:
+        child = os.fork()
+        if not child:
+            os._exit(first_imported(program, arguments, path))
+        status = os.waitpid(child, 0)[1]
+    return Outcome(os.waitstatus_to_exitcode(status), *outputs)
+
+
+def first_imported(program: str, arguments: Sequence, path: Sequence[Path]) -> int:
+    """In the fork -> the program's exit code."""
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith((f"{SRC}/", f"{SCRIPTS}/")):
+            del sys.modules[name]
+    sys.modules["__main__"] = main = ModuleType("__main__")
+    sys.path = [*map(str, path), *(place for place in sys.path if Path(place) not in (ROOT, SRC, SCRIPTS, TESTS))]
+    sys.argv = ["-c", *map(str, arguments)]
+    try:
+        exec(compile(program, "<program>", "exec"), vars(main))
+    except SystemExit as end:
+        return end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
 
 
 @contextlib.contextmanager
