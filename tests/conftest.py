@@ -203,7 +203,7 @@ def run_dir(tmp_path_factory, pairs_csv) -> Path:
     return out_dir
 
 
-def wait_for(path, seconds: float = 60) -> None:
+def wait_for(path, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} never came"

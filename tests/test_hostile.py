@@ -145,10 +145,11 @@ def test_no_secret_of_the_environment_is_in_any_file_or_log(tmp_path, monkeypatc
               f"weights.url=https://somebody:{CANARY}@example.org/w.pth"]
     small = ["data.synthetic.train=2", "data.synthetic.val=2", "data.synthetic.test=1", "data.synthetic.size=64"]
     training = ["augment.crop=64", "infer.size=64", "model.weights=null", "train.epochs=1", "train.batch_size=2",
-                "train.workers=0", "train.samples=1"]
+                "train.workers=0", "train.samples=1", "infer.backend=torch"]
     said = ""
     for main, arguments in ((get_data.main, [*common, *small]), (train_main, [*common, *training]),
-                            (infer_main, common), (report_main, common), (kernel.main, ["build", *common])):
+                            (infer_main, [*common, "infer.size=64", "infer.backend=torch"]), (report_main, common),
+                            (kernel.main, ["build", *common])):
         code, out, err = call(main, *arguments)
         assert code == 0, err
         said += out + err

@@ -145,7 +145,7 @@ def test_training_and_inference_with_unusual_images(folder, tmp_path):
     for name in odd:
         (images / name).write_bytes((folder / name).read_bytes())
     code, _, err = call(infer_main, f"train.out_dir={tmp_path}/run", f"infer.images={images}",
-                        f"infer.png_dir={tmp_path}/png", "infer.tta=none")
+                        f"infer.png_dir={tmp_path}/png", "infer.tta=none", "infer.backend=torch")
     assert code == 0, err
     assert sorted(name for _, name, _ in read_rows(tmp_path / "run/submission.csv")) == sorted(
         name.rsplit(".", 1)[0] for name in odd)

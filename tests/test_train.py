@@ -114,7 +114,7 @@ def test_a_signal_finishes_the_step_saves_and_the_next_call_goes_on(pairs_csv, t
                                env={**os.environ, "PYTHONUNBUFFERED": "1"})
     wait_for(tmp_path / "metrics.csv")
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code and "run the same command again to resume" in said
     assert "Traceback" not in said
     epoch = checkpoint.load(tmp_path / "last.pth")["progress"]["epoch"]

@@ -34,7 +34,7 @@ def test_a_long_tmpdir_does_not_stop_the_workers(pairs_csv, tmp_path, monkeypatc
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
     result = script("src/train.py", *tiny(pairs_csv, tmp_path / "run", "train.workers=1", "train.epochs=1"),
-                    timeout=120)
+                    timeout=300)
     assert result.returncode == 0 and "best" in result.stdout, result.stderr
     assert not list(long.glob("pymp-*"))
 
@@ -100,7 +100,7 @@ def test_other_errors_of_a_worker_stay_what_they_are(pairs_csv):
 @pytest.mark.parametrize("files", [14, 18])
 def test_too_few_open_files_end_training_in_one_line(pairs_csv, tmp_path, files):
     """Some of them used to lose a batch on its way, and training waited for it."""
-    result = script("src/train.py", *tiny(pairs_csv, tmp_path, "train.workers=2"), timeout=120,
+    result = script("src/train.py", *tiny(pairs_csv, tmp_path, "train.workers=2"), timeout=300,
                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))
     assert "too many open files" in one_error_line(result, 1).lower()
 
@@ -129,7 +129,7 @@ def test_a_stuck_worker_neither_holds_training_nor_its_end(pairs_csv, tmp_path, 
         for _ in range(2):  # after the first one training would still finish its step
             time.sleep(1)
             process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code and said.count("\n") == 1 and words in said, said
     assert not Path(f"/proc/{worker}").exists()
 
