@@ -49,6 +49,7 @@ def user(tmp_path, monkeypatch, server, weights, capsys):
     for name, value in {"POLL": 0, "STALE": 0, "LOST": 2}.items():
         monkeypatch.setattr(kernel_push, name, value)
     monkeypatch.setattr(kaggle_client, "PAUSE", 0)
+    monkeypatch.setattr(kaggle_client, "PATIENCE", 120)  # on a busy machine the client takes long to start
     (tmp_path / "images").mkdir()
     for name in NAMES:
         cv2.imwrite(f"images/{name}.png", np.zeros((32, 32, 3), np.uint8))

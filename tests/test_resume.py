@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, tiny, wait_for, write_csv
+from conftest import ROOT, call, tiny, wait_for, write_csv
 from core import checkpoint
 from core.config import DEFAULTS, EMBEDDED, load_config
 from core.errors import UserError
@@ -21,6 +21,7 @@ from dataset import TrainSet, ValidationSet
 from imaging.pairs import read_pairs
 from inference.predictor import Predictor
 from inference.torch_backend import live_network
+from train import main as train_main
 from train import train
 from training.batches import epoch_batches
 from training.validation import Validator, reference_levels
@@ -252,18 +253,23 @@ def test_a_hangup_saves_like_sigterm_however_often_it_comes(pairs, tmp_path):
     assert checkpoint.load(tmp_path / "run/last.pth")["progress"]["epoch"] >= 1
 
 
-def test_under_nohup_a_hangup_changes_nothing(pairs, tmp_path):
+def test_under_nohup_a_hangup_changes_nothing_and_sigterm_saves(pairs, tmp_path):
     process = subprocess.Popen(["nohup", *command(pairs, tmp_path / "run")], cwd=ROOT, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run/metrics.csv")
     process.send_signal(signal.SIGHUP)
     epochs = len(rows(tmp_path / "run"))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(rows(tmp_path / "run")) < epochs + 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.terminate()
-    assert "stopped by SIGTERM" in process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said
+    assert "stopped by SIGTERM" in said and "run the same command again to resume" in said
+    epoch = checkpoint.load(tmp_path / "run/last.pth")["progress"]["epoch"]
+    result = call(train_main, *tiny(pairs / "pairs.csv", tmp_path / "run", f"train.epochs={epoch + 1}"))
+    assert result.returncode == 0 and f"in epoch {epoch + 1}, after" in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("gone", ["stdout", "both"])

@@ -49,6 +49,7 @@ def user(tmp_path, monkeypatch, server, capsys):
     server.isolate(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kaggle_client, "PAUSE", 0)
+    monkeypatch.setattr(kaggle_client, "PATIENCE", 120)  # on a busy machine the client takes long to start
     monkeypatch.setattr(kaggle_submissions, "PAUSES", (0, 0))
     monkeypatch.setattr(kaggle_submissions, "POLL", 0.1)
     monkeypatch.setattr(kaggle_submissions, "LOOKS", 1)

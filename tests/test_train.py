@@ -107,15 +107,14 @@ def test_a_loss_that_is_not_finite_names_the_files(pairs_csv, tmp_path):
         run(pairs_csv, tmp_path)
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_finishes_the_step_saves_and_the_next_call_goes_on(pairs_csv, tmp_path, number, code):
+def test_ctrl_c_finishes_the_step_saves_and_the_next_call_goes_on(pairs_csv, tmp_path):
     process = subprocess.Popen([sys.executable, ROOT / "src/train.py", *tiny(pairs_csv, tmp_path, "train.epochs=1000")],
                                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env={**os.environ, "PYTHONUNBUFFERED": "1"})
     wait_for(tmp_path / "metrics.csv")
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
-    assert process.returncode == code and "run the same command again to resume" in said
+    assert process.returncode == 130 and "run the same command again to resume" in said
     assert "Traceback" not in said
     epoch = checkpoint.load(tmp_path / "last.pth")["progress"]["epoch"]
     result = call(train_main, *tiny(pairs_csv, tmp_path, f"train.epochs={epoch + 1}"))
