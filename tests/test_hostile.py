@@ -21,6 +21,7 @@ from core.errors import UserError
 from fakes.corpus import png
 from infer import main as infer_main
 from report import main as report_main
+from sources import synthetic
 from submission.check import validate
 from submission.submission_csv import decode_alpha, read_rows
 from train import main as train_main
@@ -141,6 +142,8 @@ def test_no_secret_of_the_environment_is_in_any_file_or_log(tmp_path, monkeypatc
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
+    monkeypatch.setattr(synthetic, "SHEET_SIDE", 16)
+    monkeypatch.setattr(synthetic, "TEST_SHAPE", (64, 64))
     common = [f"--config={ROOT}/config.yaml", "data.root=data", "data.source=synthetic", "train.out_dir=run",
               f"weights.url=https://somebody:{CANARY}@example.org/w.pth"]
     small = ["data.synthetic.train=2", "data.synthetic.val=2", "data.synthetic.test=1", "data.synthetic.size=64"]

@@ -23,7 +23,7 @@ from imaging.alphas import read_alpha
 from imaging.images import write_image
 from imaging.pictures import save_picture
 from infer import main as infer_main
-from sources import archive, competition
+from sources import archive, competition, synthetic
 from train import main as train_main
 
 
@@ -61,7 +61,9 @@ SYNTHETIC = ["data.source=synthetic", "data.synthetic.train=2", "data.synthetic.
              "data.synthetic.size=64"]
 
 
-def test_making_synthetic_data_again_keeps_the_users_photographs(photos, tmp_path):
+def test_making_synthetic_data_again_keeps_the_users_photographs(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "SHEET_SIDE", 16)
+    monkeypatch.setattr(synthetic, "TEST_SHAPE", (64, 64))
     arguments = [*SYNTHETIC, f"data.root={tmp_path}/data"]
     assert call(get_data.main, *arguments)[0] == 0
     for name in ("1.png", "2.png"):  # names that the test set uses
