@@ -144,6 +144,8 @@ def test_training_and_inference_with_unusual_images(folder, tmp_path):
     images.mkdir()
     for name in odd:
         (images / name).write_bytes((folder / name).read_bytes())
+    for name, shape in (("1x20000.png", (3000, 1)), ("20000x1.png", (1, 3000))):  # tiles too, but not hundreds of them
+        (images / name).write_bytes(corpus.encoded(np.zeros(shape, np.uint8), "png"))
     code, _, err = call(infer_main, f"train.out_dir={tmp_path}/run", f"infer.images={images}",
                         f"infer.png_dir={tmp_path}/png", "infer.tta=none", "infer.backend=torch")
     assert code == 0, err

@@ -180,7 +180,7 @@ time.sleep(60)
     worker = Path(f"/proc/{int(process.stdout.readline())}/stat")
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while worker.exists() and worker.read_text().rsplit(") ", 1)[1][0] not in "ZX":
         assert time.monotonic() < deadline, "it lives on"
         time.sleep(0.05)
@@ -190,5 +190,5 @@ time.sleep(60)
 def test_a_worker_that_comes_too_late_ends_at_once():
     worker = multiprocessing.get_context("fork").Process(target=serve, args=(1 << 22, 0))
     worker.start()
-    worker.join(10)
+    worker.join(60)
     assert worker.exitcode == 1
