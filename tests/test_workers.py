@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from conftest import ROOT, call, one_error_line, script, tiny
+from conftest import ROOT, one_error_line, script, tiny
 from core.config import DEFAULTS, load_config
 from core.errors import OperationError, UserError
 from dataset import TrainSet
@@ -21,7 +21,6 @@ from imaging import pair_cache as decoded
 from imaging.pair_cache import DecodedFiles
 from imaging.pairs import read_pairs
 from sources import synthetic as synthetic_set
-from train import main as train_main
 from training.batches import epoch_batches
 from training.workers import loaded, loader_options, socket_folder
 
@@ -178,8 +177,9 @@ def test_spawned_workers_bring_the_same_samples(pairs_csv, tmp_path):
 def test_caches_that_cannot_be_written_to_are_done_without(pairs_csv, tmp_path):
     pytest.importorskip("pymatting")
     (tmp_path / "cache").write_text("a file in place of the folder")
-    result = call(train_main, *tiny(pairs_csv, tmp_path / "run", f"data.root={tmp_path}", "train.workers=1",
-                                    "data.cache_gb=1", "augment.background_p=1"))
+    # a new process: numba's threads, if a test before this one has started them, do not survive the fork into a worker
+    result = script("src/train.py", *tiny(pairs_csv, tmp_path / "run", f"data.root={tmp_path}", "train.workers=1",
+                                          "data.cache_gb=1", "augment.background_p=1", "train.epochs=1"))
     assert result.returncode == 0, result.stderr
     notes = [line for line in result.stdout.splitlines() if line.startswith("note") and "/cache/" in line]
     assert sorted(line.split(":")[0].rsplit("/")[-1] for line in notes) == ["checked.json", "decoded", "foregrounds"]
