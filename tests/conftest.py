@@ -203,6 +203,21 @@ def run_dir(tmp_path_factory, pairs_csv) -> Path:
     return out_dir
 
 
+@pytest.fixture
+def start():
+    """start(command, …) is subprocess.Popen; what still runs when the test ends, as after a failure, is killed."""
+    processes = []
+
+    def start(*arguments, **options) -> subprocess.Popen:
+        processes.append(subprocess.Popen(*arguments, **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
 def wait_for(path, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():

@@ -240,8 +240,8 @@ def train_frozen(rank: int, port: int, output: Path, arguments: list[str]) -> No
     cli.run(train_main)
 
 
-def test_a_killed_process_ends_the_run_with_one_line(pairs_csv, tmp_path):
-    launcher = subprocess.Popen(
+def test_a_killed_process_ends_the_run_with_one_line(pairs_csv, tmp_path, start):
+    launcher = start(
         [sys.executable, ROOT / "scripts/launch.py", "train", "--gpus", "2",
          *tiny(pairs_csv, tmp_path, "train.epochs=1000")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

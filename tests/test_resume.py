@@ -242,9 +242,9 @@ def command(pairs, out_dir, *more) -> list:
     return [sys.executable, ROOT / "src/train.py", *tiny(pairs / "pairs.csv", out_dir, "train.epochs=1000", *more)]
 
 
-def test_a_hangup_saves_like_sigterm_however_often_it_comes(pairs, tmp_path):
-    process = subprocess.Popen(command(pairs, tmp_path / "run", "train.workers=1"), cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+def test_a_hangup_saves_like_sigterm_however_often_it_comes(pairs, tmp_path, start):
+    process = start(command(pairs, tmp_path / "run", "train.workers=1"), cwd=ROOT, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(tmp_path / "run/metrics.csv")
     for _ in range(3):
         os.killpg(process.pid, signal.SIGHUP)  # the data worker gets it as well
@@ -253,9 +253,9 @@ def test_a_hangup_saves_like_sigterm_however_often_it_comes(pairs, tmp_path):
     assert checkpoint.load(tmp_path / "run/last.pth")["progress"]["epoch"] >= 1
 
 
-def test_under_nohup_a_hangup_changes_nothing_and_sigterm_saves(pairs, tmp_path):
-    process = subprocess.Popen(["nohup", *command(pairs, tmp_path / "run")], cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
+def test_under_nohup_a_hangup_changes_nothing_and_sigterm_saves(pairs, tmp_path, start):
+    process = start(["nohup", *command(pairs, tmp_path / "run")], cwd=ROOT, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run/metrics.csv")
     process.send_signal(signal.SIGHUP)
     epochs = len(rows(tmp_path / "run"))
@@ -273,9 +273,9 @@ def test_under_nohup_a_hangup_changes_nothing_and_sigterm_saves(pairs, tmp_path)
 
 
 @pytest.mark.parametrize("gone", ["stdout", "both"])
-def test_training_outlives_its_log(pairs, tmp_path, gone):
-    process = subprocess.Popen([*command(pairs, tmp_path / "run"), "train.epochs=2"], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT if gone == "both" else None)
+def test_training_outlives_its_log(pairs, tmp_path, gone, start):
+    process = start([*command(pairs, tmp_path / "run"), "train.epochs=2"], cwd=ROOT, stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT if gone == "both" else None)
     process.stdout.close()
     assert process.wait(300) == 0
     assert len(rows(tmp_path / "run")) == 2 and (tmp_path / "run/best.pth").exists()

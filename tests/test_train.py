@@ -107,10 +107,10 @@ def test_a_loss_that_is_not_finite_names_the_files(pairs_csv, tmp_path):
         run(pairs_csv, tmp_path)
 
 
-def test_ctrl_c_finishes_the_step_saves_and_the_next_call_goes_on(pairs_csv, tmp_path):
-    process = subprocess.Popen([sys.executable, ROOT / "src/train.py", *tiny(pairs_csv, tmp_path, "train.epochs=1000")],
-                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+def test_ctrl_c_finishes_the_step_saves_and_the_next_call_goes_on(pairs_csv, tmp_path, start):
+    process = start([sys.executable, ROOT / "src/train.py", *tiny(pairs_csv, tmp_path, "train.epochs=1000")],
+                    cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"})
     wait_for(tmp_path / "metrics.csv")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
@@ -121,9 +121,9 @@ def test_ctrl_c_finishes_the_step_saves_and_the_next_call_goes_on(pairs_csv, tmp
     assert result.returncode == 0 and f"in epoch {epoch + 1}, after" in result.stdout, result.stderr
 
 
-def test_after_kill_9_the_run_resumes(pairs_csv, tmp_path):
+def test_after_kill_9_the_run_resumes(pairs_csv, tmp_path, start):
     options = tiny(pairs_csv, tmp_path, "train.epochs=1000", "train.save_minutes=1e-6")
-    process = subprocess.Popen([sys.executable, ROOT / "src/train.py", *options], cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = start([sys.executable, ROOT / "src/train.py", *options], cwd=ROOT, stdout=subprocess.DEVNULL)
     wait_for(tmp_path / "metrics.csv")
     process.kill()
     process.wait()

@@ -116,8 +116,8 @@ cli.run(train.main)
 
 @only_linux
 @pytest.mark.parametrize("stuck, code, words", [("3", 1, "no batch from the data workers"), ("600", 130, "Ctrl-C")])
-def test_a_stuck_worker_neither_holds_training_nor_its_end(pairs_csv, tmp_path, stuck, code, words):
-    process = subprocess.Popen([sys.executable, "-c", HELD, stuck, *tiny(
+def test_a_stuck_worker_neither_holds_training_nor_its_end(pairs_csv, tmp_path, stuck, code, words, start):
+    process = start([sys.executable, "-c", HELD, stuck, *tiny(
         pairs_csv, tmp_path, "train.workers=1", "train.epochs=500", "train.samples=0")], cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
