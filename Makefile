@@ -114,7 +114,7 @@ bench: setup  ## every part against the same work as it is commonly written; ARG
 	$(PY) scripts/bench.py $(ARGS)
 
 test: $(VENV)/.ready-dev  ## the whole test suite, on all cores
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist worksteal $(ARGS)
 
 crash: $(VENV)/.ready-dev  ## kills data, training, inference and kernel build at random moments: ARGS="--tries 100"
 	OMP_NUM_THREADS=1 $(PY) tests/stress/crash.py $(ARGS)

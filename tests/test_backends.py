@@ -1,6 +1,7 @@
 """The backends compared with each other and with the network as training uses it."""
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -135,7 +136,7 @@ def test_the_compiled_network_is_kept_for_these_very_weights(weights, model, tmp
 
 
 LISTEN = """
-import os, sys
+import gc, os, signal, sys
 def refuse(event, arguments):
     if event.startswith(("socket.connect", "socket.getaddrinfo", "socket.send")):
         sys.stderr.write(f"{event} {arguments}\\n")
@@ -144,33 +145,9 @@ sys.addaudithook(refuse)
 import infer
 infer.main()
 assert "openvino" in sys.modules and not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
-"""
-
-
-@needs_openvino
-def test_conversion_sends_nothing_and_goes_without_a_cache_where_none_can_be_written(weights, tmp_path):
-    (tmp_path / "home").mkdir()
-    (tmp_path / "images").mkdir()
-    cv2.imwrite(str(tmp_path / "images/a.png"), scene(40)[0])
-    mine = tmp_path / "mine.pth"
-    mine.write_bytes(weights.read_bytes())
-    (tmp_path / ".mine.32.fp32.openvino").mkdir()  # so no file of this name can be written
-    result = subprocess.run(
-        [sys.executable, "-c", LISTEN, f"infer.weights={mine}", f"infer.images={tmp_path}/images", "infer.size=32",
-         f"infer.submission={tmp_path}/s.csv", "infer.backend=openvino", "infer.precision=fp32",
-         "--config", str(DEFAULTS)],
-        env={"HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}, cwd=tmp_path,
-        capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "Warning" not in result.stderr and "cannot be written to" in result.stdout
-    assert not any((tmp_path / "home").iterdir())
-
-
-SIGNAL = """
-import gc, signal
-from core.config import DEFAULTS, load_config
+from core.config import load_config
 from inference.predictor import load_predictor
-first, second = (load_predictor(load_config(DEFAULTS, {options})) for _ in range(2))
+first, second = (load_predictor(load_config(sys.argv[2], sys.argv[3:])) for _ in range(2))
 del first, second
 gc.collect()
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
@@ -178,13 +155,39 @@ signal.raise_signal(signal.SIGUSR1)
 """
 
 
+@pytest.fixture(scope="module")
+def listened(weights, tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
+    """A new process that infers with openvino, which cannot write its cache, then loads two predictors and drops them
+    again -> what it said, its home."""
+    folder = tmp_path_factory.mktemp("listened")
+    (folder / "home").mkdir()
+    (folder / "images").mkdir()
+    cv2.imwrite(str(folder / "images/a.png"), scene(40)[0])
+    mine = folder / "mine.pth"
+    mine.write_bytes(weights.read_bytes())
+    (folder / ".mine.32.fp32.openvino").mkdir()  # so no file of this name can be written
+    result = subprocess.run(
+        [sys.executable, "-c", LISTEN, "--config", str(DEFAULTS), f"infer.weights={mine}",
+         f"infer.images={folder}/images", "infer.size=32", f"infer.submission={folder}/s.csv", "infer.backend=openvino",
+         "infer.precision=fp32"],
+        env={"HOME": str(folder / "home"), "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}, cwd=folder,
+        capture_output=True, text=True)
+    return result, folder / "home"
+
+
 @needs_openvino
-def test_a_signal_is_handled_when_predictors_have_come_and_gone(weights):
+def test_conversion_sends_nothing_and_goes_without_a_cache_where_none_can_be_written(listened):
+    result, home = listened
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr and "cannot be written to" in result.stdout
+    assert not any(home.iterdir())
+
+
+@needs_openvino
+def test_a_signal_is_handled_when_predictors_have_come_and_gone(listened):
     """Each OpenVINO Core changes how the process handles signals."""
-    options = [f"infer.weights={weights}", "infer.size=32", "infer.backend=openvino", "infer.precision=fp32"]
-    result = subprocess.run([sys.executable, "-c", SIGNAL.format(options=options)], cwd=ROOT / "src",
-                            capture_output=True, text=True)
-    assert (result.returncode, result.stdout) == (0, "handled\n"), result.stderr
+    result, _ = listened
+    assert result.stdout.splitlines()[-1] == "handled", result.stderr
 
 
 def test_without_openvino_auto_takes_torch_and_says_so(weights, monkeypatch):

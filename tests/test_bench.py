@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import bench
-from benchmark import baseline, inputs, roofline, run_baseline, run_pipeline
+from benchmark import baseline, inputs, roofline, run_pipeline
 from conftest import call, scene
 from core.config import DEFAULTS, load_config
 from losses import matting_loss
@@ -17,11 +17,12 @@ from u2net import U2Net
 CFG = load_config(DEFAULTS)
 
 
-def test_a_run_leaves_its_figures_as_json_and_as_the_documents_table(tmp_path, monkeypatch, capsys):
+def test_a_run_leaves_its_figures_as_json_and_as_the_documents_table(tmp_path, monkeypatch):
+    sides = recorded_sides(monkeypatch)
     doc, out = tmp_path / "doc.md", tmp_path / "bench.json"
     doc.write_text("before\n<!-- cpu -->\nold\n<!-- /cpu -->\nafter\n")
-    code, shown, err = call(bench.main, ["--rows", "components", "--repeats", "1", "--out", str(out), "--doc",
-                                         str(doc)], monkeypatch, capsys)
+    code, shown, err = call(bench.main, "--rows", "components", "--repeats", "1", "--out", str(out), "--doc",
+                            str(doc))
     assert code == 0, err
     row = json.loads(out.read_text())["rows"][0]
     assert row["ratio"] == row["reference"] / row["ours"] and "max 0.0e+00" in row["agreement"]
@@ -29,14 +30,28 @@ def test_a_run_leaves_its_figures_as_json_and_as_the_documents_table(tmp_path, m
     text = doc.read_text()
     assert line in shown and line in text
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    (side,) = sides  # the reference ran in a process of its own, which has ended
+    assert side.process.pid != os.getpid() and not side.process.is_alive()
+
+
+def recorded_sides(monkeypatch) -> list[bench.Reference]:
+    sides = []
+
+    class Recorded(bench.Reference):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            sides.append(self)
+
+    monkeypatch.setattr(bench, "Reference", Recorded)
+    return sides
 
 
 @pytest.mark.parametrize("arguments, why", [
     (["--rows", "nothing"], "known: components"), (["--gpu"], "no CUDA device")])
-def test_what_cannot_be_measured_is_said(arguments, why, monkeypatch, capsys):
+def test_what_cannot_be_measured_is_said(arguments, why):
     if "--gpu" in arguments and torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
-    code, _, err = call(bench.main, arguments, monkeypatch, capsys)
+    code, _, err = call(bench.main, *arguments)
     assert code == 2 and why in err
 
 
@@ -74,10 +89,3 @@ def test_operations_are_those_of_the_convolutions():
     with torch.no_grad():
         model(torch.zeros(1, 3, 64, 64))
     assert roofline.forward_operations(64) == sum(convolutions)
-
-
-def test_a_side_runs_in_a_plain_process_of_its_own():
-    with bench.Reference(run_baseline.components) as side:
-        assert side.process.pid != os.getpid() and side.time() > 0
-        assert side.result.shape == (1024, 1024)
-    assert not side.process.is_alive()

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import call, one_error_line, script
+from conftest import call, one_error_line
 from core.config import (
     DEFAULTS,
     Config,
@@ -22,6 +22,7 @@ from core.config import (
     select_metric,
 )
 from core.errors import UserError
+from submit import main as submit_main
 from train import main as train_main
 
 
@@ -111,12 +112,12 @@ def test_wrong_sources_are_refused_with_the_known_ones(text, words):
 
 
 def test_in_another_folder_the_repositorys_config_is_used_and_announced(tmp_path):
-    arguments = ["src/submit.py", "score", "data.solution_csv=no.csv"]
-    result = script(*arguments, cwd=tmp_path)
+    arguments = [submit_main, "score", "data.solution_csv=no.csv"]
+    result = call(*arguments, cwd=tmp_path)
     assert f"config  {DEFAULTS}" in result.stdout and "no.csv: no such CSV" in one_error_line(result, 2)
-    assert "c.yaml: no such config file" in one_error_line(script(*arguments, "--config", "c.yaml", cwd=tmp_path), 2)
+    assert "c.yaml: no such config file" in one_error_line(call(*arguments, "--config", "c.yaml", cwd=tmp_path), 2)
     (tmp_path / "config.yaml").write_text("data: {solution_csv: mine.csv}")
-    result = script(*arguments[:2], cwd=tmp_path)
+    result = call(*arguments[:2], cwd=tmp_path)
     assert not result.stdout and "mine.csv" in one_error_line(result, 2)
 
 
@@ -216,8 +217,8 @@ def test_the_saved_config_reads_back_the_same(tmp_path):
 
 @pytest.mark.parametrize("argument, words", [
     ("train.epoch=3", "did you mean train.epochs"), ("--no-such", "--no-such"), ("--config=no.yaml", "no.yaml")])
-def test_the_command_line_ends_with_2_and_one_line(argument, words, monkeypatch, capsys):
-    code, _, err = call(train_main, [argument], monkeypatch, capsys)
+def test_the_command_line_ends_with_2_and_one_line(argument, words):
+    code, _, err = call(train_main, argument)
     assert code == 2 and words in err.splitlines()[-1] and err.count("error:") == 1
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import get_data
-from conftest import ROOT, one_error_line, scene, script
+from conftest import ROOT, call, one_error_line, scene
 from core.config import load_config
 from core.errors import UserError
 from fakes.loopback import Loopback, isolate
@@ -133,8 +133,8 @@ def test_what_the_command_says(tmp_path, monkeypatch, source, exit_code, words):
         isolate(monkeypatch, tmp_path, server)
         monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
         monkeypatch.setenv("KAGGLE_KEY", "secret")
-        result = script("scripts/get_data.py", f"data.root={tmp_path}/data", f"data.source={source}",
-                        "kaggle.competition=matting", timeout=30)
+        result = call(get_data.main, f"data.root={tmp_path}/data", f"data.source={source}",
+                        "kaggle.competition=matting")
     assert words in (line := one_error_line(result, exit_code))
     assert exit_code == 2 or line.endswith("SOURCE=synthetic needs no network")
     assert "secret" not in result.stdout + result.stderr

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 import launch
 from conftest import ROOT, call, one_error_line, scene, script, tiny, wait_for, write_pairs
-from core import checkpoint, distributed
+from core import checkpoint, cli, distributed
 from core.config import DEFAULTS, load_config
 from core.distributed import Pulse, World
 from core.errors import UserError
@@ -26,12 +27,15 @@ from infer import infer
 from inference.predictor import Predictor
 from inference.torch_backend import live_network
 from submission.submission_csv import read_rows
+from train import main as train_main
 from train import train
 from training.validation import Validator, reference_levels
 from u2net import U2Net
 
 PROCESSES = multiprocessing.get_context("forkserver")  # forked where no library has started a thread yet
-PROCESSES.set_forkserver_preload(["torch.utils.data", "torch.distributed", "cv2", "pydantic"])
+PROCESSES.set_forkserver_preload(["torch.utils.data", "torch.distributed", "cv2", "pydantic", "yaml", "tqdm",
+                                  "PIL.Image", "pytest", "hypothesis"])
+PATIENCE = 300  # seconds; on a busy machine a process may take long to start
 
 
 def together(size: int, folder: Path, work, *arguments) -> list:
@@ -40,7 +44,7 @@ def together(size: int, folder: Path, work, *arguments) -> list:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(PATIENCE)
     assert [worker.exitcode for worker in workers] == [0] * size
     return [pickle.loads((folder / f"{rank}of{size}").read_bytes()) for rank in range(size)]
 
@@ -67,53 +71,65 @@ def test_a_batch_too_small_to_share_is_refused(size, images, most):
         World(0, size).passes(range(images), most)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_validation_gives_the_same_numbers_for_any_number_of_processes(tmp_path, batch_size):
+def test_validation_gives_the_same_numbers_for_any_number_of_processes(tmp_path):
     pairs_csv = write_pairs(tmp_path / "pairs", 5, 64)
-    alone = together(1, tmp_path, validated, pairs_csv, tmp_path, batch_size)[0]
-    assert alone[-1] == ["rgb_0.png", "rgb_3.png"] and len(alone[1]) == 5
+    alone = together(1, tmp_path, validated, pairs_csv, tmp_path)[0]
+    for batch_size in (1, 2):
+        assert alone[batch_size][-1] == ["rgb_0.png", "rgb_3.png"] and len(alone[batch_size][1]) == 5
     for size in (2, 3):
-        assert together(size, tmp_path, validated, pairs_csv, tmp_path, batch_size) == [alone] * size
+        assert together(size, tmp_path, validated, pairs_csv, tmp_path) == [alone] * size
 
 
-def validated(world: World, pairs_csv: Path, folder: Path, batch_size: int) -> tuple:
+def validated(world: World, pairs_csv: Path, folder: Path) -> dict[int, tuple]:
+    """By batch size."""
+    return {batch_size: validated_in_batches(world, pairs_csv, folder, batch_size) for batch_size in (1, 2)}
+
+
+def validated_in_batches(world: World, pairs_csv: Path, folder: Path, batch_size: int) -> tuple:
     cfg = load_config(DEFAULTS, tiny(pairs_csv, folder))
     val_set = ValidationSet(read_pairs(pairs_csv), cfg)
     torch.manual_seed(0)
     predict = Predictor(live_network(U2Net(), "none", torch.device("cpu"), "fp32"), 64)
-    levels = reference_levels(val_set, cfg, folder / f"levels{world.size}.json", world)
+    levels = reference_levels(val_set, cfg, folder / f"levels{world.size}{batch_size}.json", world)
     predict.batch_size = batch_size
     result, pictures = Validator(predict, val_set, world=world).validate(shown=[0, 3])
     counts = {name: values.tolist() for name, values in result.histograms.items()}
     return levels, result.images, result.means(), counts, [picture[0]["image"] for picture in pictures]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_inference_merges_to_the_bytes_of_one_process(run_dir, tmp_path, batch_size):
-    for i in range(5):
-        save_picture(tmp_path / f"images/{i}.png", scene(64, i)[0])
-    for size in (1, 2, 3):
-        target = tmp_path / f"out{size}/s.csv"
-        together(size, tmp_path, inferred, [
-            f"infer.images={tmp_path}/images", f"train.out_dir={run_dir}", "infer.tta=none", "infer.backend=torch",
-            f"infer.batch_size={batch_size}", f"infer.submission={target}"])
-        assert [path.name for path in target.parent.iterdir()] == ["s.csv"]
-        assert target.read_bytes() == (tmp_path / "out1/s.csv").read_bytes()
-
-
-@pytest.mark.parametrize("sizes", [(1, 4), (3, 2), (4, 1)])
-def test_processes_with_different_batch_sizes_write_each_row_once_and_in_order(run_dir, tmp_path, sizes):
+@pytest.fixture
+def settings(run_dir, tmp_path) -> list[str]:
+    """Inference of 7 images."""
     for i in range(7):
         save_picture(tmp_path / f"images/{i}.png", scene(64, i)[0])
-    target = tmp_path / "s.csv"
-    together(2, tmp_path, inferred_in_batches, [
-        f"infer.images={tmp_path}/images", f"train.out_dir={run_dir}", "infer.tta=none", "infer.backend=torch",
-        f"infer.submission={target}"], sizes)
-    assert [name for _, name, _ in read_rows(target)] == [str(i) for i in range(7)]
+    return [f"infer.images={tmp_path}/images", f"train.out_dir={run_dir}", "infer.tta=none", "infer.backend=torch"]
 
 
-def inferred_in_batches(world: World, overrides: list[str], sizes: list[int]) -> None:
-    infer(load_config(DEFAULTS, [*overrides, f"infer.batch_size={sizes[world.rank]}"]), world)
+def test_inference_merges_to_the_bytes_of_one_process(settings, tmp_path):
+    for size in (1, 2, 3):
+        together(size, tmp_path, inferred_in_batches, settings, tmp_path, [(batch,) * size for batch in (1, 2)])
+        for batch in (1, 2):
+            target = submission_of(tmp_path, [batch] * size)
+            assert [path.name for path in target.parent.iterdir()] == ["s.csv"]
+            assert target.read_bytes() == submission_of(tmp_path, [batch]).read_bytes()
+
+
+def test_processes_with_different_batch_sizes_write_each_row_once_and_in_order(settings, tmp_path):
+    cases = [(1, 4), (3, 2), (4, 1)]
+    together(2, tmp_path, inferred_in_batches, settings, tmp_path, cases)
+    for sizes in cases:
+        assert [name for _, name, _ in read_rows(submission_of(tmp_path, sizes))] == [str(i) for i in range(7)]
+
+
+def inferred_in_batches(world: World, overrides: list[str], folder: Path, cases: list[tuple[int, ...]]) -> None:
+    """cases: the batch size of each process."""
+    for sizes in cases:
+        inferred(world, [*overrides, f"infer.batch_size={sizes[world.rank]}",
+                         f"infer.submission={submission_of(folder, sizes)}"])
+
+
+def submission_of(folder: Path, sizes: Sequence[int]) -> Path:
+    return folder / "-".join(map(str, sizes)) / "s.csv"
 
 
 def test_processes_that_find_different_images_are_told(run_dir, tmp_path):
@@ -161,7 +177,7 @@ def test_a_process_that_stands_still_ends_the_others(still):
     try:
         for worker in workers:
             worker.start()
-        workers[1 - still].join(30)
+        workers[1 - still].join(PATIENCE)
         assert workers[1 - still].exitcode == 1
     finally:
         for worker in workers:
@@ -191,15 +207,16 @@ def test_two_processes_train_as_one_and_go_on_where_one_has_stopped(tmp_path, mo
     run("whole")
     run("parts", "train.max_hours=1e-9")  # one step
     CLAIMS.pop(str(tmp_path / "parts")).close()  # this process goes on, but not in there
-    port = str(free_port())
-    workers = [subprocess.Popen(
-        [sys.executable, ROOT / "tests/fakes/frozen.py", *tiny(pairs_csv, tmp_path / "parts", *options,
-                                                         "train.micro_batch=2")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2",
-             "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}) for rank in ("0", "1")]
-    (said, _), (quiet, _) = (worker.communicate(timeout=300) for worker in workers)
-    assert [worker.returncode for worker in workers] == [0, 0]
+    port = free_port()
+    outputs = [tmp_path / f"{rank}.txt" for rank in range(2)]
+    workers = [PROCESSES.Process(target=train_frozen, args=(rank, port, output, tiny(
+        pairs_csv, tmp_path / "parts", *options, "train.micro_batch=2"))) for rank, output in enumerate(outputs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(PATIENCE)
+    said, quiet = (output.read_text() for output in outputs)
+    assert [worker.exitcode for worker in workers] == [0, 0]
     assert "2 processes on 1 machine(s), gloo: no GPU" in said and "after 1 batches" in said and not quiet
     whole, parts = (checkpoint.load(tmp_path / name / "last.pth") for name in ("whole", "parts"))
     assert parts["progress"]["step"] == 3
@@ -213,14 +230,24 @@ def test_two_processes_train_as_one_and_go_on_where_one_has_stopped(tmp_path, mo
             assert two[key] == pytest.approx(one[key], rel=1e-5, abs=1e-6), key
 
 
-def test_a_killed_process_ends_the_run_with_one_line(pairs_csv, tmp_path):
-    launcher = subprocess.Popen(
+def train_frozen(rank: int, port: int, output: Path, arguments: list[str]) -> None:
+    """train.py as torchrun starts it, but with frozen BatchNorm: statistics over a share differ from the batch's."""
+    nn.BatchNorm2d.train = lambda self, mode=True: nn.Module.train(self, False)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
+    sys.argv = ["train.py", *arguments]
+    cli.run(train_main)
+
+
+def test_a_killed_process_ends_the_run_with_one_line(pairs_csv, tmp_path, start):
+    launcher = start(
         [sys.executable, ROOT / "scripts/launch.py", "train", "--gpus", "2",
          *tiny(pairs_csv, tmp_path, "train.epochs=1000")],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(tmp_path / "metrics.csv", 120)
+    wait_for(tmp_path / "metrics.csv")
     os.kill(children(launcher.pid)[-1], signal.SIGKILL)
-    out, err = launcher.communicate(timeout=60)
+    out, err = launcher.communicate(timeout=PATIENCE)
     line = one_error_line(subprocess.CompletedProcess([], launcher.returncode, out, err), 1)
     assert "was killed by SIGKILL" in line and "run the same command again to resume from last.pth" in line
     assert len(err.splitlines()) == 1, err
@@ -235,8 +262,8 @@ def test_a_users_mistake_is_said_once_whoever_sees_it(tmp_path):
 @pytest.mark.parametrize("arguments, words", [
     (["--gpus", "0"], "--gpus 0"), (["--nnodes", "2"], "MASTER_ADDR"),
     (["--nnodes", "2", "--master-addr", "127.0.0.1", "--node-rank", "2"], "numbered from 0")])
-def test_impossible_numbers_of_processes_are_refused(arguments, words, monkeypatch, capsys):
-    code, _, err = call(launch.main, ["train", *arguments], monkeypatch, capsys)
+def test_impossible_numbers_of_processes_are_refused(arguments, words):
+    code, _, err = call(launch.main, "train", *arguments)
     assert code == 2 and words in err
 
 

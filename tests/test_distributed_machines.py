@@ -59,9 +59,9 @@ def test_two_machines_train_restart_and_end_together(machines, pairs_csv, tmp_pa
             cwd=ROOT, stdout=files[rank][0], stderr=files[rank][1]))
     try:
         metrics = tmp_path / "machine0/metrics.csv"
-        wait_for(metrics, 120)
+        wait_for(metrics)
         os.kill(worker(machines[1], launchers[1].pid), signal.SIGKILL)
-        wait_for_line(tmp_path / "0.out", "resumed from", 120)
+        wait_for_line(tmp_path / "0.out", "resumed from")
         assert "2 processes on 2 machine(s)" in (tmp_path / "0.out").read_text()
         metrics.unlink()
         wait_for(metrics, 60)  # it trains again
@@ -89,7 +89,7 @@ def worker(name: str, launcher: int) -> int:
     return max(pids)
 
 
-def wait_for_line(path, words: str, seconds: float) -> None:
+def wait_for_line(path, words: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while words not in path.read_text():
         assert time.monotonic() < deadline, path.read_text()

@@ -30,10 +30,10 @@ def test_set(tmp_path):
     return tmp_path
 
 
-def test_a_run_becomes_half_precision_weights_and_a_card(run_dir, pairs_csv, test_set, tmp_path, monkeypatch, capsys):
+def test_a_run_becomes_half_precision_weights_and_a_card(run_dir, pairs_csv, test_set, tmp_path):
     out = tmp_path / "weights.pth"
-    code, shown, err = call(embed.main, [f"train.out_dir={run_dir}", f"data.root={test_set}", "--out", str(out),
-                                         "--photographs", str(pairs_csv)], monkeypatch, capsys)
+    code, shown, err = call(embed.main, f"train.out_dir={run_dir}", f"data.root={test_set}", "--out", str(out),
+                            "--photographs", str(pairs_csv))
     assert code == 0, err
     half, full = checkpoint.load(out)["model_state"], checkpoint.load(run_dir / "best.pth")["model_state"]
     assert all(value.dtype == torch.float16 for value in half.values() if value.is_floating_point())
@@ -56,10 +56,11 @@ def test_statistics_that_half_precision_cannot_hold_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def embedded():
-    return load_predictor(load_config(DEFAULTS, ["infer.weights=embedded", "infer.precision=fp32"]))
+    return load_predictor(load_config(DEFAULTS, ["infer.weights=embedded", "infer.precision=fp32", "infer.size=192",
+                                                "infer.tta=none"]))
 
 
-def test_the_embedded_weights_halve_the_best_constants_error_on_scenes_they_have_not_seen(embedded):
+def test_the_embedded_weights_have_a_third_of_the_best_constants_error_on_scenes_they_have_not_seen(embedded):
     cfg, size = load_config(DEFAULTS), 192
     preds, targets = [], []
     for index in range(24):  # two of each family
@@ -68,7 +69,7 @@ def test_the_embedded_weights_halve_the_best_constants_error_on_scenes_they_have
         targets.append(xray_alpha_dense(rgb, alpha, sample_xray_params(cfg.augment.xray, rng), rng))
         preds.append(embedded([rgb])[0])
     preds, targets = np.array(preds), np.array(targets)
-    assert np.mean((preds - targets) ** 2) < targets.var() / 2
+    assert np.mean((preds - targets) ** 2) < targets.var() / 3
 
 
 def test_on_photographs_they_beat_the_best_constant(embedded, shared):

@@ -21,15 +21,10 @@ from core.errors import UserError
 from fakes.corpus import png
 from infer import main as infer_main
 from report import main as report_main
+from sources import synthetic
 from submission.check import validate
 from submission.submission_csv import decode_alpha, read_rows
 from train import main as train_main
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command(main, *arguments) -> exit code, stdout, stderr."""
-    return lambda main, *arguments: call(main, arguments, monkeypatch, capsys)
 
 
 class Canary:
@@ -41,7 +36,7 @@ class Canary:
         return os.mkdir, (str(self.path),)
 
 
-def test_code_in_last_pth_best_pth_or_weights_never_runs(run_dir, pairs_csv, tmp_path, command):
+def test_code_in_last_pth_best_pth_or_weights_never_runs(run_dir, pairs_csv, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     state = checkpoint.load(run_dir / "last.pth") | {"optimizer": Canary(tmp_path / "ran")}
@@ -52,7 +47,7 @@ def test_code_in_last_pth_best_pth_or_weights_never_runs(run_dir, pairs_csv, tmp
                "infer": (infer_main, [f"infer.images={pairs_csv.parent}", f"train.out_dir={run}"]),
                "weights": (train_main, tiny(pairs_csv, tmp_path / "other", f"model.weights={run}/bare.pth"))}
     for what, (main, arguments) in pickles.items():
-        code, _, err = command(main, *arguments)
+        code, _, err = call(main, *arguments)
         assert code == 2 and err.count("\n") == 1 and "refused: " in err, what
     assert not (tmp_path / "ran").exists() and not (tmp_path / "other").exists()
 
@@ -134,7 +129,7 @@ def test_names_in_a_submission_cannot_be_formulas_of_another_row(tmp_path):
 CANARY = "canary-7c1f0e9b52"
 
 
-def test_no_secret_of_the_environment_is_in_any_file_or_log(tmp_path, monkeypatch, command):
+def test_no_secret_of_the_environment_is_in_any_file_or_log(tmp_path, monkeypatch):
     """Data, training, inference, report, kernel build, with keys in the environment, kaggle.json and a token file."""
     home = tmp_path / "home"
     (home / ".kaggle").mkdir(parents=True)
@@ -147,15 +142,18 @@ def test_no_secret_of_the_environment_is_in_any_file_or_log(tmp_path, monkeypatc
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
+    monkeypatch.setattr(synthetic, "SHEET_SIDE", 16)
+    monkeypatch.setattr(synthetic, "TEST_SHAPE", (64, 64))
     common = [f"--config={ROOT}/config.yaml", "data.root=data", "data.source=synthetic", "train.out_dir=run",
               f"weights.url=https://somebody:{CANARY}@example.org/w.pth"]
     small = ["data.synthetic.train=2", "data.synthetic.val=2", "data.synthetic.test=1", "data.synthetic.size=64"]
     training = ["augment.crop=64", "infer.size=64", "model.weights=null", "train.epochs=1", "train.batch_size=2",
-                "train.workers=0", "train.samples=1"]
+                "train.workers=0", "train.samples=1", "infer.backend=torch"]
     said = ""
     for main, arguments in ((get_data.main, [*common, *small]), (train_main, [*common, *training]),
-                            (infer_main, common), (report_main, common), (kernel.main, ["build", *common])):
-        code, out, err = command(main, *arguments)
+                            (infer_main, [*common, "infer.size=64", "infer.backend=torch"]), (report_main, common),
+                            (kernel.main, ["build", *common])):
+        code, out, err = call(main, *arguments)
         assert code == 0, err
         said += out + err
     files = [path for path in work.rglob("*") if path.is_file()]

@@ -1,4 +1,3 @@
-import resource
 import shutil
 import threading
 import time
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import kernel
+import report
 import submit
-from conftest import call, one_error_line, scene, script
+from conftest import call, files_of_at_most, one_error_line, scene
 from core import checkpoint
 from core.config import DEFAULTS, EMBEDDED, dump_config, load_config
 from core.errors import UserError
@@ -89,7 +89,7 @@ def test_bf16_agrees_with_fp32(model):
 
 def test_a_folder_becomes_a_valid_submission_with_mattes_and_cutouts(run_dir, images, tmp_path):
     options = [f"infer.images={images}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
-    result = script("src/infer.py", *options, f"infer.png_dir={tmp_path}/png", f"infer.cutout_dir={tmp_path}/cut")
+    result = call(infer_main, *options, f"infer.png_dir={tmp_path}/png", f"infer.cutout_dir={tmp_path}/cut")
     assert result.returncode == 0, result.stderr
     assert "ignoring 1 files that are not images" in result.stdout and "64 px, tta flip" in result.stdout
     rows = {name: decode_alpha(text) for _, name, text in read_rows(tmp_path / "s.csv")}
@@ -100,25 +100,25 @@ def test_a_folder_becomes_a_valid_submission_with_mattes_and_cutouts(run_dir, im
         cutout = Image.open(tmp_path / f"cut/{name}.png")
         assert cutout.mode == "RGBA"
         np.testing.assert_array_equal(np.asarray(cutout)[..., 3], alpha)
-    result = script("src/submit.py", "validate", *options)
+    result = call(submit.main, "validate", *options)
     assert result.returncode == 0 and "valid, 3 rows" in result.stdout, result.stderr
 
 
 def test_the_sample_submission_sets_the_order(run_dir, images, tmp_path):
     (tmp_path / "sample.csv").write_text("filename,image_utf\n10,\n007,\n9,\n")
     options = [f"infer.images={images}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
-    result = script("src/infer.py", *options, f"data.sample_submission={tmp_path}/sample.csv")
+    result = call(infer_main, *options, f"data.sample_submission={tmp_path}/sample.csv")
     assert result.returncode == 0, result.stderr
     assert [name for _, name, _ in read_rows(tmp_path / "s.csv")] == ["10", "007", "9"]
     (tmp_path / "sample.csv").write_text("filename,image_utf\n10,\n8,\n")
-    line = one_error_line(script("src/infer.py", *options, f"data.sample_submission={tmp_path}/sample.csv"), 2)
+    line = one_error_line(call(infer_main, *options, f"data.sample_submission={tmp_path}/sample.csv"), 2)
     assert "names differ from those in" in line
 
 
-def test_bad_folders_and_files_leave_nothing_behind(run_dir, images, tmp_path, monkeypatch, capsys):
+def test_bad_folders_and_files_leave_nothing_behind(run_dir, images, tmp_path):
     def refusal(folder):
-        code, _, err = call(infer_main, [f"infer.images={tmp_path}/{folder}", f"train.out_dir={run_dir}",
-                                         f"infer.submission={tmp_path}/out/s.csv"], monkeypatch, capsys)
+        code, _, err = call(infer_main, f"infer.images={tmp_path}/{folder}", f"train.out_dir={run_dir}",
+                            f"infer.submission={tmp_path}/out/s.csv")
         assert code == 2 and err.count("\n") == 1
         return err
 
@@ -145,25 +145,25 @@ def partly_bad(images, tmp_path):
     return folder
 
 
-def test_bad_headers_are_all_told_before_the_weights_are_read(partly_bad, tmp_path, monkeypatch, capsys):
+def test_bad_headers_are_all_told_before_the_weights_are_read(partly_bad, tmp_path):
     for name in "cde":
         (partly_bad / f"{name}.png").write_bytes(b"")
-    code, _, err = call(infer_main, [f"infer.images={partly_bad}", "infer.weights=no.pth", "data.on_error=skip",
-                                       f"infer.submission={tmp_path}/s.csv"], monkeypatch, capsys)
+    code, _, err = call(infer_main, f"infer.images={partly_bad}", "infer.weights=no.pth", "data.on_error=skip",
+                        f"infer.submission={tmp_path}/s.csv")
     assert code == 2 and err.count("\n") == 1 and "4 of 8 images cannot be read" in err
     assert all(f"{name}.png: " in err for name in "acd") and "e.png" not in err and "; …" in err
 
 
 def test_skip_leaves_bad_images_out_of_mattes_and_cutouts_and_writes_no_submission(
-        run_dir, partly_bad, tmp_path, monkeypatch, capsys):
+        run_dir, partly_bad, tmp_path):
     options = [f"infer.images={partly_bad}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
     mattes = [f"infer.png_dir={tmp_path}/png", f"infer.cutout_dir={tmp_path}/cut"]
     for own in ([*mattes], ["data.on_error=skip"]):  # a submission is wanted, so none may be missing
-        code, _, err = call(infer_main, [*options, *own], monkeypatch, capsys)
+        code, _, err = call(infer_main, *options, *own)
         assert code == 2 and "1 of 5 images cannot be read" in err and "data.on_error=skip" in err
         assert not (tmp_path / "png").exists() and not (tmp_path / "s.csv").exists()
     (tmp_path / "s.csv").write_text("filename,image_utf\n")
-    code, out, err = call(infer_main, [*options, *mattes, "data.on_error=skip"], monkeypatch, capsys)
+    code, out, err = call(infer_main, *options, *mattes, "data.on_error=skip")
     assert code == 0, err
     assert "2 of 5 images cannot be read" in out and "a.png" in out and "b.jpg" in out
     assert "s.csv: not written, because 2 images are missing; the existing file is from an earlier run" in out
@@ -172,22 +172,22 @@ def test_skip_leaves_bad_images_out_of_mattes_and_cutouts_and_writes_no_submissi
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["007.png", "10.png", "9.png"]
 
 
-def test_a_body_that_is_cut_ends_inference_without_a_submission(run_dir, partly_bad, tmp_path, monkeypatch, capsys):
+def test_a_body_that_is_cut_ends_inference_without_a_submission(run_dir, partly_bad, tmp_path):
     (partly_bad / "a.png").unlink()
-    code, _, err = call(infer_main, [f"infer.images={partly_bad}", f"train.out_dir={run_dir}",
-                                     f"infer.submission={tmp_path}/s.csv"], monkeypatch, capsys)
+    code, _, err = call(infer_main, f"infer.images={partly_bad}", f"train.out_dir={run_dir}",
+                        f"infer.submission={tmp_path}/s.csv")
     assert code == 2 and err.count("\n") == 1 and "b.jpg" in err
     assert [path.name for path in tmp_path.iterdir()] == ["partly"]
 
 
 @pytest.mark.parametrize("width, height", [(1, 1), (1, 50), (50, 1), (2, 2), (3, 5)])
-def test_the_smallest_images_have_cutouts_too(run_dir, tmp_path, monkeypatch, capsys, width, height):
+def test_the_smallest_images_have_cutouts_too(run_dir, tmp_path, width, height):
     (tmp_path / "tiny").mkdir()
     rgb = np.random.default_rng(0).integers(0, 255, (height, width, 3)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "tiny/a.png"), rgb)
-    code, _, err = call(infer_main, [f"infer.images={tmp_path}/tiny", f"train.out_dir={run_dir}", "infer.tile_over=32",
-                                     "infer.size=32", f"infer.submission={tmp_path}/s.csv",
-                                     f"infer.cutout_dir={tmp_path}"], monkeypatch, capsys)
+    code, _, err = call(infer_main, f"infer.images={tmp_path}/tiny", f"train.out_dir={run_dir}", "infer.tile_over=32",
+                        "infer.size=32", "infer.backend=torch", f"infer.submission={tmp_path}/s.csv",
+                        f"infer.cutout_dir={tmp_path}")
     assert code == 0, err
     cutout = np.asarray(Image.open(tmp_path / "a.png"))
     assert cutout.shape == (height, width, 4)
@@ -197,12 +197,12 @@ def test_the_smallest_images_have_cutouts_too(run_dir, tmp_path, monkeypatch, ca
 
 def test_score_and_picture_of_a_test_set_with_solution(run_dir, images, tmp_path):
     options = [f"infer.images={images}", f"train.out_dir={run_dir}", f"infer.submission={run_dir}/submission.csv"]
-    assert script("src/infer.py", *options).returncode == 0
+    assert call(infer_main, *options).returncode == 0
     options.append(f"data.solution_csv={run_dir}/submission.csv")
-    result = script("src/submit.py", "score", *options)
+    result = call(submit.main, "score", *options)
     assert result.returncode == 0 and "0.000000      0.00" in result.stdout, result.stderr
     assert "all zero" in result.stdout and "best constant" in result.stdout
-    assert script("scripts/report.py", *options).returncode == 0
+    assert call(report.main, *options).returncode == 0
     assert read_rgb(run_dir / "report.png").shape[1] > 1000
 
 
@@ -238,14 +238,14 @@ def test_a_failure_in_any_item_ends_the_others():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
 
 
-def test_a_full_disk_ends_with_1_and_one_line_and_leaves_nothing(run_dir, images, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-
-    result = script("src/infer.py", f"infer.images={images}", f"train.out_dir={run_dir}", "infer.backend=torch",
-                    f"infer.submission={tmp_path}/s.csv", preexec_fn=limit)
+def test_a_full_disk_ends_with_1_and_one_line_and_leaves_nothing(run_dir, tmp_path):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images/a.png"), scene(512)[0])
+    with files_of_at_most(5000):
+        result = call(infer_main, f"infer.images={tmp_path}/images", f"train.out_dir={run_dir}", "infer.backend=torch",
+                      f"infer.submission={tmp_path}/s.csv")
     assert "s.csv: cannot be written" in one_error_line(result, 1)
-    assert not any(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
 def test_bundled_weights_stand_in_as_long_as_nothing_was_trained(tmp_path, capsys):
@@ -267,10 +267,10 @@ def test_bundled_weights_stand_in_as_long_as_nothing_was_trained(tmp_path, capsy
     assert run_with_weights(DEFAULTS, options).infer.weights == run / "best.pth"
 
 
-def test_a_kernel_of_a_fresh_clone_has_the_bundled_weights(tmp_path, monkeypatch, capsys):
+def test_a_kernel_of_a_fresh_clone_has_the_bundled_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = [f"--config={DEFAULTS}", "kaggle.competition=matting"]
-    code, out, err = call(kernel.main, ["build", *options], monkeypatch, capsys)
+    code, out, err = call(kernel.main, "build", *options)
     assert code == 0 and "using the bundled weights" in out, err
     kept = checkpoint.load(tmp_path / "build/dataset/weights.pth")["model_state"]
     bundled = checkpoint.load(EMBEDDED)["model_state"]

@@ -99,11 +99,6 @@ def test_a_file_that_may_not_be_read_is_refused(mode, words):
         assert os.waitpid(child, 0)[1] == 0
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    return lambda main, *arguments: call(main, arguments, monkeypatch, capsys)
-
-
 def test_all_pairs_of_the_corpus_are_checked_and_bad_ones_listed(folder, tmp_path, capsys):
     names = [file.name for file in corpus.files()]
     table = write_csv(tmp_path / "all.csv", [(folder / name, matte(folder / name, tmp_path)) for name in names])
@@ -132,52 +127,54 @@ def matte(image, folder):
     return path
 
 
-def test_training_and_inference_with_unusual_images(folder, tmp_path, command):
+def test_training_and_inference_with_unusual_images(folder, tmp_path):
     """1×1 and 1×20000 pixels, turned, animated, CMYK, unusual names, and some bad files."""
     odd = ["1x1.png", "1x20000.png", "20000x1.png", "turned_6.png", "animated.webp", "cmyk.jpg", "wide.tiff",
            "float.tif", "palette_bytes.png", 'a"b.png', "line\nbreak.png", "\x1b[2Jansi.png"]
     bad = ["no_empty.png", "claims_20000.png", "cut5_rgb.png"]
     table = write_csv(tmp_path / "odd.csv", [(folder / name, matte(folder / name, tmp_path)) for name in (*bad, *odd)])
     run = tiny(table, tmp_path / "run", "train.epochs=1", "train.samples=0", "data.size=64")
-    code, out, err = command(train_main, *run, "data.on_error=skip")
+    code, out, err = call(train_main, *run, "data.on_error=skip")
     assert code == 0, err
     assert out.count("skipped 3 of 15 pairs") == 2 and all(name in out for name in bad)
-    code, _, err = command(train_main, *run)
+    code, _, err = call(train_main, *run)
     assert code == 2 and err.count("\n") == 1 and "no_empty.png" in err
 
     images = tmp_path / "images"
     images.mkdir()
     for name in odd:
         (images / name).write_bytes((folder / name).read_bytes())
-    code, _, err = command(infer_main, f"train.out_dir={tmp_path}/run", f"infer.images={images}",
-                           f"infer.png_dir={tmp_path}/png", "infer.tta=none")
+    for name, shape in (("1x20000.png", (3000, 1)), ("20000x1.png", (1, 3000))):  # tiles too, but not hundreds of them
+        (images / name).write_bytes(corpus.encoded(np.zeros(shape, np.uint8), "png"))
+    code, _, err = call(infer_main, f"train.out_dir={tmp_path}/run", f"infer.images={images}",
+                        f"infer.png_dir={tmp_path}/png", "infer.tta=none", "infer.backend=torch")
     assert code == 0, err
     assert sorted(name for _, name, _ in read_rows(tmp_path / "run/submission.csv")) == sorted(
         name.rsplit(".", 1)[0] for name in odd)
 
 
 @pytest.mark.parametrize("name, words", [("no_empty.png", "no_empty.png"), (os.fsdecode(b"\xff\xfe.png"), r"\udcff")])
-def test_a_bad_image_ends_inference_as_a_submission_needs_every_name(folder, run_dir, tmp_path, command, name, words):
+def test_a_bad_image_ends_inference_as_a_submission_needs_every_name(folder, run_dir, tmp_path, name, words):
     images = tmp_path / "images"
     images.mkdir()
     (images / "1x1.png").write_bytes((folder / "1x1.png").read_bytes())
     (images / name).write_bytes(b"")
-    code, _, err = command(infer_main, f"train.out_dir={run_dir}", f"infer.images={images}",
-                           f"infer.submission={tmp_path}/none.csv")
+    code, _, err = call(infer_main, f"train.out_dir={run_dir}", f"infer.images={images}",
+                        f"infer.submission={tmp_path}/none.csv")
     assert code == 2 and err.count("\n") == 1 and words in err
     assert not (tmp_path / "none.csv").exists()
 
 
-def test_folders_of_pairs_with_names_that_no_csv_can_hold(tmp_path, monkeypatch, capsys):
+def test_folders_of_pairs_with_names_that_no_csv_can_hold(tmp_path):
     for side in ("rgb", "alpha"):
         (tmp_path / side).mkdir()
         for name in ("a,b.png", 'q"q.png', "line\nbreak.png", os.fsdecode(b"latin\xe9.png")):
             (tmp_path / side / name).write_bytes(corpus.encoded(corpus.GREY, "png"))
     options = [f"data.root={tmp_path}/data", "data.source=csv", f"data.images_dir={tmp_path}/rgb",
                f"data.alphas_dir={tmp_path}/alpha"]
-    code, _, err = call(get_data.main, options, monkeypatch, capsys)
+    code, _, err = call(get_data.main, *options)
     assert code == 2 and err.count("\n") == 1 and "not valid UTF-8" in err
-    code, _, err = call(get_data.main, [*options, "data.on_error=skip"], monkeypatch, capsys)
+    code, _, err = call(get_data.main, *options, "data.on_error=skip")
     assert code == 0, err
     tables = [tmp_path / f"data/splits/{side}.csv" for side in ("train", "val")]
     rows = [row for table in tables for row in csv.DictReader(table.open(newline=""))]

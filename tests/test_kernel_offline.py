@@ -4,7 +4,8 @@ import sys
 import nbformat
 import pytest
 
-from conftest import ROOT, one_error_line, script
+import kernel
+from conftest import ROOT, call, one_error_line
 from core.errors import OperationError
 from kaggle_kernel import offline as kernel_offline
 from kaggle_kernel import run_notebook as kernel_cells_run
@@ -17,9 +18,9 @@ def test_the_built_kernel_runs_offline_and_leaves_a_valid_submission(tmp_path, r
                 f"train.out_dir={run_dir}", f"data.test_dir={pairs_csv.parent}",
                 f"model.weights={run_dir}/best.pth", "kaggle.competition=matting", f"data.root={tmp_path}/data",
                 "augment.crop=64", "infer.size=64", "train.epochs=1", "train.workers=1", "train.samples=1"]
-    built = script("scripts/kernel.py", "build", *settings, cwd=tmp_path)
+    built = call(kernel.main, "build", *settings, cwd=tmp_path)
     assert built.returncode == 0, built.stderr
-    result = script("scripts/kernel.py", "test", "--images", "2", *settings, cwd=tmp_path)
+    result = call(kernel.main, "test", "--images", "2", *settings, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "2 test images" in result.stdout and "kernel-test: 2 rows, valid" in result.stdout
     assert ("epoch 1/1" in result.stdout) == (mode == "train")
@@ -32,7 +33,7 @@ def test_the_built_kernel_runs_offline_and_leaves_a_valid_submission(tmp_path, r
 
 
 def test_a_test_before_a_build_says_what_to_do(tmp_path):
-    result = script("scripts/kernel.py", "test", f"--config={ROOT / 'config.yaml'}", cwd=tmp_path)
+    result = call(kernel.main, "test", f"--config={ROOT / 'config.yaml'}", cwd=tmp_path)
     assert "make kernel-build" in one_error_line(result, 2)
 
 

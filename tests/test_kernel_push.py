@@ -49,6 +49,7 @@ def user(tmp_path, monkeypatch, server, weights, capsys):
     for name, value in {"POLL": 0, "STALE": 0, "LOST": 2}.items():
         monkeypatch.setattr(kernel_push, name, value)
     monkeypatch.setattr(kaggle_client, "PAUSE", 0)
+    monkeypatch.setattr(kaggle_client, "PATIENCE", 120)  # on a busy machine the client takes long to start
     (tmp_path / "images").mkdir()
     for name in NAMES:
         cv2.imwrite(f"images/{name}.png", np.zeros((32, 32, 3), np.uint8))
@@ -56,7 +57,7 @@ def user(tmp_path, monkeypatch, server, weights, capsys):
                 f"infer.weights={weights}"]
 
     def user(action, *overrides):
-        code, out, err = call(kernel.main, [action, *settings, *overrides], monkeypatch, capsys)
+        code, out, err = call(kernel.main, action, *settings, *overrides)
         errors = [line for line in err.splitlines() if line.startswith("error:")]
         assert len(errors) == (code != 0) and not server.refused
         return code, out, errors[0] if errors else ""
@@ -167,7 +168,7 @@ def test_a_good_run_counts_whatever_test_set_is_here(user, tmp_path, capsys, loc
     assert "images does not have the run's test images" in capsys.readouterr().out
 
 
-def test_slugs_are_those_of_kaggles_client(monkeypatch):
+def test_slugs_are_those_of_kaggles_client():
     cfg = load_config(ROOT / "config.yaml", ["kernel.title=Prüfung der Straße", "kernel.owner=me"])
     metadata = bundle.kernel_metadata(cfg)
     assert metadata["id"] == "me/prufung-der-strasse"

@@ -23,14 +23,8 @@ from imaging.alphas import read_alpha
 from imaging.images import write_image
 from imaging.pictures import save_picture
 from infer import main as infer_main
-from sources import archive, competition
+from sources import archive, competition, synthetic
 from train import main as train_main
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command(main, *arguments) -> exit code, stdout, stderr."""
-    return lambda main, *arguments: call(main, arguments, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -67,41 +61,43 @@ SYNTHETIC = ["data.source=synthetic", "data.synthetic.train=2", "data.synthetic.
              "data.synthetic.size=64"]
 
 
-def test_making_synthetic_data_again_keeps_the_users_photographs(photos, tmp_path, command):
+def test_making_synthetic_data_again_keeps_the_users_photographs(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "SHEET_SIDE", 16)
+    monkeypatch.setattr(synthetic, "TEST_SHAPE", (64, 64))
     arguments = [*SYNTHETIC, f"data.root={tmp_path}/data"]
-    assert command(get_data.main, *arguments)[0] == 0
+    assert call(get_data.main, *arguments)[0] == 0
     for name in ("1.png", "2.png"):  # names that the test set uses
         (photos / name).write_bytes(b"mine")
     before = content(photos)
-    refused(command(get_data.main, *arguments, f"data.test_dir={photos}"), "photos/")
+    refused(call(get_data.main, *arguments, f"data.test_dir={photos}"), "photos/")
     assert content(photos) == before
 
-    assert command(get_data.main, *arguments)[0] == 0  # it may replace its own files
+    assert call(get_data.main, *arguments)[0] == 0  # it may replace its own files
     mine = tmp_path / "data/test_dataset/orig_1024/mine.png"
     mine.write_bytes(b"mine")
-    refused(command(get_data.main, *arguments), "mine.png")
+    refused(call(get_data.main, *arguments), "mine.png")
     assert mine.read_bytes() == b"mine"
     mine.unlink()
     for folder in ("test_dataset/orig_1024", "synthetic/train", "synthetic/val"):  # as earlier versions left them
         list_path(tmp_path / "data" / folder).unlink()
-    assert command(get_data.main, *arguments)[0] == 0
+    assert call(get_data.main, *arguments)[0] == 0
 
 
-def test_splits_written_by_hand_stay(tmp_path, command):
+def test_splits_written_by_hand_stay(tmp_path):
     splits = tmp_path / "data/splits"
     splits.mkdir(parents=True)
     (splits / "train.csv").write_text("image_path,alpha_path\na.png,b.png\n")
-    refused(command(get_data.main, *SYNTHETIC, f"data.root={tmp_path}/data"), "train.csv")
+    refused(call(get_data.main, *SYNTHETIC, f"data.root={tmp_path}/data"), "train.csv")
     assert not (tmp_path / "data/synthetic").exists()
 
 
 @pytest.mark.parametrize("solution", ["solution.csv", "data/test_dataset/orig_1024/solution.csv"])
-def test_a_solution_of_the_users_stays(tmp_path, command, solution):
+def test_a_solution_of_the_users_stays(tmp_path, solution):
     path = tmp_path / solution
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("filename,image_utf\nx,\n")
     arguments = [*SYNTHETIC, f"data.root={tmp_path}/data", f"data.solution_csv={path}"]
-    refused(command(get_data.main, *arguments), "solution.csv")
+    refused(call(get_data.main, *arguments), "solution.csv")
     assert path.read_text() == "filename,image_utf\nx,\n"
 
 
@@ -137,28 +133,28 @@ def test_a_competitions_images_do_not_replace_photographs_of_the_same_name(tmp_p
     assert (tmp_path / "photos/1.png").read_bytes() == b"mine" and (tmp_path / "test/1.png").read_bytes() == b"theirs"
 
 
-def test_a_new_run_removes_only_what_a_run_wrote(pairs_csv, tmp_path, command):
+def test_a_new_run_removes_only_what_a_run_wrote(pairs_csv, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     start = shutil.copy(EMBEDDED, run / "start.pth")
     (run / "old.pth").write_bytes(b"mine")
     arguments = tiny(pairs_csv, run, "train.epochs=1", "train.samples=1")
-    assert command(train_main, *arguments, f"model.weights={start}")[0] == 0
+    assert call(train_main, *arguments, f"model.weights={start}")[0] == 0
     (run / "notes.md").write_text("mine")
-    assert command(train_main, *arguments, "train.resume=never")[0] == 0
+    assert call(train_main, *arguments, "train.resume=never")[0] == 0
     assert (run / "old.pth").read_bytes() == b"mine" and (run / "notes.md").exists() and Path(start).exists()
 
     before = content(run)
-    refused(command(train_main, *arguments, "train.resume=never", f"model.weights={run}/best.pth"), "best.pth")
+    refused(call(train_main, *arguments, "train.resume=never", f"model.weights={run}/best.pth"), "best.pth")
     link = tmp_path / "link.pth"
     link.symlink_to(run / "last.pth")
-    refused(command(train_main, *arguments, "train.resume=never", f"model.weights={link}"), "last.pth")
+    refused(call(train_main, *arguments, "train.resume=never", f"model.weights={link}"), "last.pth")
     assert content(run) == before
 
 
 @pytest.mark.parametrize("name", ["best.pth", "last.damaged.pth", "metrics.csv", "config.yaml", "curves.png", "lock",
                                   "levels.json", "samples/epoch_001.png"])
-def test_a_run_overwrites_no_file_of_the_users(pairs_csv, tmp_path, command, name):
+def test_a_run_overwrites_no_file_of_the_users(pairs_csv, tmp_path, name):
     path = tmp_path / "run" / name
     path.parent.mkdir(parents=True)
     if path.suffix == ".pth":
@@ -166,75 +162,74 @@ def test_a_run_overwrites_no_file_of_the_users(pairs_csv, tmp_path, command, nam
     else:
         path.write_text("mine: 1\n")
     before = path.read_bytes()
-    refused(command(train_main, *tiny(pairs_csv, tmp_path / "run", "train.resume=never")), Path(name).name)
+    refused(call(train_main, *tiny(pairs_csv, tmp_path / "run", "train.resume=never")), Path(name).name)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "pickle"])
-def test_other_weights_put_into_a_run_as_best_pth_stay(run_dir, pairs_csv, tmp_path, command, zipped):
+def test_other_weights_put_into_a_run_as_best_pth_stay(run_dir, pairs_csv, tmp_path, zipped):
     run = Path(shutil.copytree(run_dir, tmp_path / "run"))
     torch.save({"weight": torch.zeros(3)}, run / "best.pth", _use_new_zipfile_serialization=zipped)
     before = (run / "best.pth").read_bytes()
-    refused(command(train_main, *tiny(pairs_csv, run, "train.resume=never")), "best.pth")
+    refused(call(train_main, *tiny(pairs_csv, run, "train.resume=never")), "best.pth")
     assert (run / "best.pth").read_bytes() == before and (run / "last.pth").exists()
 
 
-def test_the_folder_of_the_official_weights_and_the_repository_are_no_run_folders(pairs_csv, tmp_path, monkeypatch,
-                                                                                 command):
+def test_the_folder_of_the_official_weights_and_the_repository_are_no_run_folders(pairs_csv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/u2netp.pth").write_bytes(b"official")
-    refused(command(train_main, f"--config={ROOT}/config.yaml", *tiny(pairs_csv, Path("weights"))), "train.out_dir")
+    refused(call(train_main, f"--config={ROOT}/config.yaml", *tiny(pairs_csv, Path("weights"))), "train.out_dir")
     assert content(tmp_path / "weights") == {"u2netp.pth": b"official"}
     shutil.copy(ROOT / "config.yaml", tmp_path)
-    refused(command(train_main, *tiny(pairs_csv, Path("."))), "config.yaml")
+    refused(call(train_main, *tiny(pairs_csv, Path("."))), "config.yaml")
     assert (tmp_path / "config.yaml").read_bytes() == (ROOT / "config.yaml").read_bytes()
 
 
-def test_mattes_never_overwrite_photographs(photos, tmp_path, command):
+def test_mattes_never_overwrite_photographs(photos, tmp_path):
     before = content(photos)
     (tmp_path / "link").symlink_to(photos)
     for folder in (photos, tmp_path / "link", tmp_path / "link/../photos"):
         for key in ("png_dir", "cutout_dir"):
-            refused(command(infer_main, *small(photos, tmp_path, f"infer.{key}={folder}")), f"infer.{key}")
+            refused(call(infer_main, *small(photos, tmp_path, f"infer.{key}={folder}")), f"infer.{key}")
     other = tmp_path / "other"  # links to the photographs
     other.mkdir()
     (other / "a.png").symlink_to(photos / "a.png")
-    refused(command(infer_main, *small(other, tmp_path, f"infer.png_dir={photos}")), "a.png")
+    refused(call(infer_main, *small(other, tmp_path, f"infer.png_dir={photos}")), "a.png")
     assert content(photos) == before and not (tmp_path / "s.csv").exists()
 
 
-def test_mattes_and_cutouts_need_two_folders(photos, tmp_path, command):
-    refused(command(infer_main, *small(photos, tmp_path, f"infer.png_dir={tmp_path}/out",
+def test_mattes_and_cutouts_need_two_folders(photos, tmp_path):
+    refused(call(infer_main, *small(photos, tmp_path, f"infer.png_dir={tmp_path}/out",
                                        f"infer.cutout_dir={tmp_path}/photos/../out")), "infer.png_dir")
 
 
-def test_the_users_mattes_stay_and_our_own_are_replaced(photos, tmp_path, command):
+def test_the_users_mattes_stay_and_our_own_are_replaced(photos, tmp_path):
     truth = tmp_path / "truth"
     truth.mkdir()
     write_image(tmp_path / "x.png", np.full((64, 64), 7, np.uint8))
     (truth / "b.png").write_bytes(unsigned((tmp_path / "x.png").read_bytes()))
-    refused(command(infer_main, *small(photos, tmp_path, f"infer.png_dir={truth}")), "truth/b.png")
+    refused(call(infer_main, *small(photos, tmp_path, f"infer.png_dir={truth}")), "truth/b.png")
     assert [path.name for path in truth.iterdir()] == ["b.png"] and read_alpha(truth / "b.png").max() < 0.1
     for _ in range(2):
-        code, _, err = command(infer_main, *small(photos, tmp_path, f"infer.png_dir={tmp_path}/out"))
+        code, _, err = call(infer_main, *small(photos, tmp_path, f"infer.png_dir={tmp_path}/out"))
         assert code == 0, err
     assert is_ours(tmp_path / "out/a.png") and read_alpha(tmp_path / "out/a.png").shape == (64, 64)
 
 
 @pytest.mark.parametrize("name", ["photos/a.png", "table.csv", "weights.pth", "photos"])
-def test_a_submission_replaces_nothing_else(photos, tmp_path, command, name):
+def test_a_submission_replaces_nothing_else(photos, tmp_path, name):
     (tmp_path / "table.csv").write_text("a,b\n1,2\n")
     shutil.copy(EMBEDDED, tmp_path / "weights.pth")  # ours, but not a submission
     before = content(tmp_path)
-    refused(command(infer_main, *small(photos, tmp_path, f"infer.submission={tmp_path}/{name}")), name)
+    refused(call(infer_main, *small(photos, tmp_path, f"infer.submission={tmp_path}/{name}")), name)
     assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("key", ["data.solution_csv", "data.sample_submission"])
-def test_a_submission_does_not_overwrite_the_solution_or_the_sample(photos, tmp_path, command, key):
+def test_a_submission_does_not_overwrite_the_solution_or_the_sample(photos, tmp_path, key):
     (tmp_path / "s.csv").write_text("filename,image_utf\na,\nb,\n")
-    refused(command(infer_main, *small(photos, tmp_path, f"{key}={tmp_path}/s.csv")), "s.csv")
+    refused(call(infer_main, *small(photos, tmp_path, f"{key}={tmp_path}/s.csv")), "s.csv")
     assert (tmp_path / "s.csv").read_text().endswith("b,\n")
 
 
@@ -294,19 +289,19 @@ def test_a_users_file_named_lock_stays(tmp_path):
     assert (tmp_path / "lock").read_text() == "my diary"
 
 
-def test_a_build_replaces_no_kernel_of_the_users(tmp_path, monkeypatch, command):
+def test_a_build_replaces_no_kernel_of_the_users(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mine = tmp_path / "build/kernel/kernel.py"
     mine.parent.mkdir(parents=True)
     mine.write_text("print('mine')")
     arguments = ["build", f"--config={ROOT}/config.yaml", "infer.weights=embedded"]
-    refused(command(kernel.main, *arguments), "build/kernel/kernel.py")
+    refused(call(kernel.main, *arguments), "build/kernel/kernel.py")
     assert mine.read_text() == "print('mine')"
     mine.unlink()
-    assert command(kernel.main, *arguments)[0] == 0
+    assert call(kernel.main, *arguments)[0] == 0
     for name in ("kernel", "dataset"):
         list_path(tmp_path / "build" / name).unlink()  # as earlier versions left it
-    assert command(kernel.main, *arguments)[0] == 0
+    assert call(kernel.main, *arguments)[0] == 0
 
 
 def test_files_of_earlier_versions_are_recognised(run_dir, tmp_path):

@@ -7,7 +7,9 @@ import pytest
 
 import get_data
 import kernel
-from conftest import ROOT, call, one_error_line, script, tiny
+import report
+import tune
+from conftest import ROOT, call, tiny
 from core import outputs
 from core.config import DEFAULTS, load_config
 from core.errors import UserError
@@ -33,9 +35,9 @@ def places(tmp_path):
     ("cutout_dir", "file/a/b", "file/a/b: {}/file is not a folder; choose another infer.cutout_dir"),
     ("png_dir", "link", "link: is a link to nowhere, which does not exist; choose another infer.png_dir"),
     ("png_dir", "n" * 300, "cannot be written to (File name too long); choose another infer.png_dir")])
-def test_inference_checks_first_that_it_can_write(places, monkeypatch, capsys, key, place, words):
-    code, out, err = call(infer_main, ["infer.weights=no.pth", f"infer.submission={places}/s.csv",
-                                       f"infer.{key}={places}/{place}"], monkeypatch, capsys)
+def test_inference_checks_first_that_it_can_write(places, key, place, words):
+    code, out, err = call(infer_main, "infer.weights=no.pth", f"infer.submission={places}/s.csv",
+                          f"infer.{key}={places}/{place}")
     assert code == 2 and not out and words.format(places) in err and err.count("\n") == 1
     assert sorted(path.name for path in places.iterdir()) == ["file", "folder", "link"]
 
@@ -49,8 +51,8 @@ def test_inference_checks_first_that_it_can_write(places, monkeypatch, capsys, k
     (get_data.main, ["data.source=synthetic", "data.root={}/data", "data.solution_csv={}/folder"], "is a folder; add"),
     (submit_main, ["validate", "infer.images={}/none", "infer.submission={}/folder",
                    "data.sample_submission={}/folder"], "folder: is a folder, not a CSV")])
-def test_other_commands_check_it_too(places, monkeypatch, capsys, main, arguments, words):
-    code, out, err = call(main, [word.format(places) for word in arguments], monkeypatch, capsys)
+def test_other_commands_check_it_too(places, main, arguments, words):
+    code, out, err = call(main, *(word.format(places) for word in arguments))
     assert code == 2 and not out and words in err and err.count("\n") == 1
     assert (places / "file").read_text() == "mine" and not (places / "data").exists()
 
@@ -83,10 +85,8 @@ def test_a_read_only_folder_is_refused(tmp_path):
 
 def test_a_run_folder_with_an_emoji_is_read_again(pairs_csv, tmp_path):
     run = f"train.out_dir={tmp_path}/😀 #2"
-    result = script("src/train.py", *tiny(pairs_csv, tmp_path / "😀 #2", "train.epochs=1", "train.samples=0"))
-    assert result.returncode == 0, result.stderr
-    for command in ("scripts/report.py", "scripts/tune.py"):
-        result = script(command, run)
+    trained = call(train_main, *tiny(pairs_csv, tmp_path / "😀 #2", "train.epochs=1", "train.samples=0"))
+    for result in (trained, call(report.main, run), call(tune.main, run)):
         assert result.returncode == 0, result.stderr
     assert "😀 #2" in (tmp_path / "😀 #2/report.html").read_text(encoding="utf-8")
 
@@ -134,8 +134,3 @@ def test_numba_gets_a_cache_if_neither_its_own_folder_nor_home_is_writable(tmp_p
     assert result.returncode == 0, result.stderr
     (folder,) = (tmp_path / "tmp").iterdir()
     assert folder.stat().st_mode & 0o777 == 0o700 and list(folder.rglob("*.nbi"))
-
-
-def test_a_folder_as_submission_is_refused_in_one_line(places):
-    line = one_error_line(script("src/infer.py", f"infer.submission={places}/folder"), 2)
-    assert "folder/submission.csv" in line

@@ -7,38 +7,32 @@ from types import SimpleNamespace
 
 import pytest
 
-from conftest import ROOT, call, one_error_line, script, tiny
+from conftest import ROOT, call, fresh, one_error_line, tiny
 from core import cli, device
 from core.device import check_gpu, usable_cores
 from core.errors import OperationError
+from train import main as train_main
 
-
-def in_python(code: str, *arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
-
-
-MACOS = """import os, runpy, sys
+MACOS = """import os, sys
 for name in ("sched_getaffinity", "sched_setaffinity", "process_cpu_count"):
     if hasattr(os, name):
         delattr(os, name)
-sys.path[:0] = ["src", "scripts"]
 """
 
 
 def test_cores_are_counted_on_systems_without_affinity():
     assert 1 <= usable_cores() <= os.cpu_count()
-    result = in_python(MACOS + "from core.device import usable_cores; print(usable_cores())")
+    result = fresh(MACOS + "from core.device import usable_cores; print(usable_cores())")
     assert result.stdout == f"{os.cpu_count()}\n", result.stderr
 
 
 @pytest.mark.parametrize("work", [
     "from benchmark import inputs\nwith inputs.on_cores(1): import torch; assert torch.get_num_threads() == 1",
     "from core import cli; import scaling; sys.argv = ['scaling.py', '--processes', '999']; cli.run(scaling.main)",
-    "from core import cli; import launch; sys.argv = ['launch.py', 'infer', '--gpus', '2', 'infer.images=/none']; "
-    "cli.run(launch.main)",
+    "import launch; launch.launch(['/dev/null'], 2, 0, launch.Machines(1, 0, '', 29500))",  # an empty script
 ])
 def test_nothing_else_needs_linuxs_calls(work):
-    result = in_python(MACOS + work)
+    result = fresh(MACOS + work)
     assert "Traceback" not in result.stderr and "sched_" not in result.stderr, result.stderr
     assert result.returncode in (0, 2)
 
@@ -55,9 +49,9 @@ def test_peak_memory_is_in_bytes(monkeypatch):
                                   "scripts/get_weights.py", "scripts/kernel.py"])
 def test_windows_is_told_what_to_use(name):
     """It has no fcntl."""
-    result = in_python("import runpy, sys; sys.modules['fcntl'] = None; script = sys.argv[1]; "
-                       "sys.path.insert(0, script.rpartition('/')[0]); runpy.run_path(script, run_name='__main__')",
-                       ROOT / name)
+    path = ROOT / name
+    result = fresh("import runpy, sys; sys.modules['fcntl'] = None; runpy.run_path(sys.argv[1], run_name='__main__')",
+                   path, path=[path.parent])
     assert "on Windows use WSL" in one_error_line(result, 2)
 
 
@@ -83,11 +77,11 @@ def test_another_gpu_is_refused_before_any_work(capability, built_for):
     ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "use the CPU with CUDA_VISIBLE_DEVICES= (empty)"),
     ("backend='inductor' raised:\nInvalidCxxCompiler: No working C++ compiler found", "set train.compile=false"),
 ])
-def test_errors_of_gpus_and_compilers_are_one_line(monkeypatch, capsys, text, words):
+def test_errors_of_gpus_and_compilers_are_one_line(text, words):
     def fail():
         raise RuntimeError(text)
 
-    code, _, err = call(fail, [], monkeypatch, capsys)
+    code, _, err = call(fail)
     assert code == 1 and err.count("\n") == 1 and words in err
 
 
@@ -103,7 +97,7 @@ def test_compiling_without_a_compiler_is_one_line(pairs_csv, tmp_path, monkeypat
         monkeypatch.delenv(name, raising=False)
         if compiler:
             monkeypatch.setenv(name, compiler)
-    result = script("src/train.py", *tiny(pairs_csv, tmp_path / "run", "train.compile=true"))
+    result = call(train_main, *tiny(pairs_csv, tmp_path / "run", "train.compile=true"))
     assert "set train.compile=false" in one_error_line(result, 2)
     assert not (tmp_path / "run").exists()
 

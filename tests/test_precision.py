@@ -69,9 +69,9 @@ def test_openvino_computes_what_the_rounded_network_does(run):
     assert error.mean() < 2e-3 < expected.std() / 10  # one of the two computes all but the convolutions in bf16
 
 
-def test_the_command_keeps_ranges_that_inference_takes(run, monkeypatch, capsys):
+def test_the_command_keeps_ranges_that_inference_takes(run):
     folder = run.train.out_dir
-    code, out, err = call(precision.main, [f"train.out_dir={folder}", "infer.tta=none"], monkeypatch, capsys)
+    code, out, err = call(precision.main, f"train.out_dir={folder}", "infer.tta=none")
     assert code == 0, err
     rows = json.loads((folder / "precision.json").read_text())["rows"]
     assert rows["fp32, torch"]["max_error"] < 1e-4 and rows["fp32, openvino"]["max_error"] < 1e-4

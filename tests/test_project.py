@@ -8,7 +8,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from conftest import ROOT, script
+from conftest import ROOT, fresh
 from core.config import DEFAULTS, load_config
 
 MODULES = {".".join(path.relative_to(ROOT / folder).with_suffix("").parts): path  # dotted name -> file
@@ -25,7 +25,7 @@ def test_a_script_opens_with_its_purpose_and_a_command_whose_settings_exist(path
     assert commands
     for command in commands:
         load_config(DEFAULTS, [word for word in command.split("#")[0].split() if "=" in word and "<" not in word])
-    result = script(str(path.relative_to(ROOT)), "--help")
+    result = fresh(f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')", "--help", path=[path.parent])
     assert result.returncode == 0 and doc.splitlines()[0] in result.stdout
 
 

@@ -26,12 +26,6 @@ from training.validation import reference_levels
 from training.workers import serve
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """command(main, *arguments) -> exit code, stdout, stderr."""
-    return lambda main, *arguments: call(main, arguments, monkeypatch, capsys)
-
-
 def flip(path, at: int, bit: int = 0) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 1 << bit
@@ -88,13 +82,13 @@ def test_a_config_in_a_checkpoint_is_not_trusted(tmp_path, config):
         checkpoint.load(tmp_path / "w.pth")
 
 
-def test_a_damaged_last_pth_falls_back_on_the_one_before_and_ends_where_it_would_have(pairs_csv, tmp_path, command):
+def test_a_damaged_last_pth_falls_back_on_the_one_before_and_ends_where_it_would_have(pairs_csv, tmp_path):
     whole, hurt = tmp_path / "whole", tmp_path / "hurt"
     for out_dir in (whole, hurt):
-        assert command(train_main, *tiny(pairs_csv, out_dir, "train.epochs=1"))[0] == 0
+        assert call(train_main, *tiny(pairs_csv, out_dir, "train.epochs=1"))[0] == 0
     flip(hurt / "last.pth", inside_weights(hurt / "last.pth"))
     for out_dir in (whole, hurt):
-        code, out, err = command(train_main, *tiny(pairs_csv, out_dir))
+        code, out, err = call(train_main, *tiny(pairs_csv, out_dir))
         assert code == 0, err
     assert "warning" in out and "checksum" in out and f"resuming from {hurt}/last.prev.pth" in out
     states = [checkpoint.load(out_dir / "last.pth") for out_dir in (whole, hurt)]
@@ -102,25 +96,25 @@ def test_a_damaged_last_pth_falls_back_on_the_one_before_and_ends_where_it_would
     assert checkpoint.load(hurt / "last.prev.pth")["progress"]["epoch"] == 1
 
     (hurt / "last.pth").unlink()  # as a kill between the two renames leaves it
-    code, out, _ = command(train_main, *tiny(pairs_csv, hurt))
+    code, out, _ = call(train_main, *tiny(pairs_csv, hurt))
     assert code == 0 and "no such checkpoint" in out
     assert same(checkpoint.load(hurt / "last.pth")["model_state"], states[0]["model_state"])
 
     for name in ("last.pth", "last.prev.pth"):
         (hurt / name).write_bytes(b"PK\x03\x04")
-    code, _, err = command(train_main, *tiny(pairs_csv, hurt))
+    code, _, err = call(train_main, *tiny(pairs_csv, hurt))
     assert code == 2 and err.count("\n") == 1 and "last.prev.pth" in err
     (hurt / "last.prev.pth").unlink()
-    code, _, err = command(train_main, *tiny(pairs_csv, hurt))
+    code, _, err = call(train_main, *tiny(pairs_csv, hurt))
     assert code == 2 and "train.resume=never" in err
 
 
-def test_a_damaged_best_pth_is_refused_in_one_line(run_dir, pairs_csv, tmp_path, command):
+def test_a_damaged_best_pth_is_refused_in_one_line(run_dir, pairs_csv, tmp_path):
     damaged = tmp_path / "best.pth"
     damaged.write_bytes((run_dir / "best.pth").read_bytes())
     flip(damaged, inside_weights(damaged))
-    code, _, err = command(infer_main, f"infer.images={pairs_csv.parent}", f"infer.weights={damaged}",
-                           f"infer.submission={tmp_path}/s.csv")
+    code, _, err = call(infer_main, f"infer.images={pairs_csv.parent}", f"infer.weights={damaged}",
+                        f"infer.submission={tmp_path}/s.csv")
     assert code == 2 and err.count("\n") == 1 and "best.pth" in err and "checksum" in err
     assert not (tmp_path / "s.csv").exists()
 
@@ -129,15 +123,15 @@ HOLD = "import sys, time; sys.path.insert(0, 'src'); from pathlib import Path; f
        "files.alone_in(Path(sys.argv[1])); print('in', flush=True); time.sleep(60)"
 
 
-def test_a_second_run_in_a_folder_is_told_until_the_first_one_ends(pairs_csv, tmp_path, command):
+def test_a_second_run_in_a_folder_is_told_until_the_first_one_ends(pairs_csv, tmp_path):
     first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], cwd=ROOT, stdout=subprocess.PIPE)
     assert first.stdout.readline() == b"in\n"
-    code, _, err = command(train_main, *tiny(pairs_csv, tmp_path / "run", "train.epochs=1"))
+    code, _, err = call(train_main, *tiny(pairs_csv, tmp_path / "run", "train.epochs=1"))
     assert code == 2 and err.count("\n") == 1 and f"in use by process {first.pid}; wait for it to finish" in err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lock"]
     first.kill()
     first.wait()
-    assert command(train_main, *tiny(pairs_csv, tmp_path / "run", "train.epochs=1"))[0] == 0
+    assert call(train_main, *tiny(pairs_csv, tmp_path / "run", "train.epochs=1"))[0] == 0
 
 
 def test_what_killed_writers_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
@@ -186,7 +180,7 @@ time.sleep(60)
     worker = Path(f"/proc/{int(process.stdout.readline())}/stat")
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while worker.exists() and worker.read_text().rsplit(") ", 1)[1][0] not in "ZX":
         assert time.monotonic() < deadline, "it lives on"
         time.sleep(0.05)
@@ -196,5 +190,5 @@ time.sleep(60)
 def test_a_worker_that_comes_too_late_ends_at_once():
     worker = multiprocessing.get_context("fork").Process(target=serve, args=(1 << 22, 0))
     worker.start()
-    worker.join(10)
+    worker.join(60)
     assert worker.exitcode == 1

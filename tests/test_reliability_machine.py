@@ -88,15 +88,15 @@ def test_a_full_disk_ends_the_caches_but_not_the_work(small_disk, capsys):
     assert out.count("\n") == 2 and out.count("no longer used as a cache (the disk is full)") == 2
 
 
-def test_training_on_a_disk_that_fills_up_keeps_its_last_state(small_disk, pairs_csv, monkeypatch, capsys):
+def test_training_on_a_disk_that_fills_up_keeps_its_last_state(small_disk, pairs_csv):
     disk = small_disk(34_000_000)  # room for one state of 14 MB and the next, not for a third beside them
     arguments = tiny(pairs_csv, disk / "run", "train.save_minutes=1e-6", "train.epochs=1")
-    code, _, err = call(train_main, arguments, monkeypatch, capsys)
+    code, _, err = call(train_main, *arguments)
     assert code == 1 and err.count("\n") == 1 and "last.pth: cannot be written" in err, err
     assert "needs more than 1" in err and "MB are free" in err
     state = checkpoint.load(disk / "run/last.pth")
     subprocess.run(["mount", "-o", "remount,size=80m", disk], check=True)
-    code, out, err = call(train_main, arguments, monkeypatch, capsys)
+    code, out, err = call(train_main, *arguments)
     assert code == 0 and f"after {state['progress']['batch']} batches" in out, err
 
 
@@ -139,11 +139,11 @@ def test_too_little_memory_to_train_says_what_to_lower(pairs_csv, tmp_path):
     (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "train.workers=0"),
     (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "memory is full"),
     (OperationError("a\nb\x1b[2J: c"), r"a\nb\x1b[2J: c"), (KeyboardInterrupt(), "stopped by Ctrl-C")])
-def test_what_a_machine_lacks_is_one_line(monkeypatch, capsys, error, words):
+def test_what_a_machine_lacks_is_one_line(error, words):
     def fail():
         raise error
 
-    code, _, err = call(fail, [], monkeypatch, capsys)
+    code, _, err = call(fail)
     assert code == (130 if isinstance(error, KeyboardInterrupt) else 1) and err.count("\n") == 1 and words in err
 
 

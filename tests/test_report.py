@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import one_error_line, script, write_csv
+from conftest import call, one_error_line, write_csv
 from core.config import DEFAULTS, load_run
 from core.errors import UserError
+from report import main as report_main
 from report import report
 from report import test_result as result_of_test
 from reporting import charts, summary
@@ -109,7 +110,7 @@ def test_the_test_score_needs_a_submission_and_its_solution(run, tmp_path):
 
 
 def test_what_is_missing_is_named_in_one_line(run, tmp_path):
-    assert "is not a run folder" in one_error_line(script("scripts/report.py", f"train.out_dir={tmp_path}/no"), 2)
+    assert "is not a run folder" in one_error_line(call(report_main, f"train.out_dir={tmp_path}/no"), 2)
     for name, text, why in (("best.pth", None, "no such checkpoint"), ("validation.json", None, "no such file"),
                             ("metrics.csv", "epoch,train_mse\n1,x\n", "is damaged"),
                             ("config.yaml", "train: {epoks: 1}", "config.yaml: unknown config key train.epoks")):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, tiny, wait_for, write_csv
+from conftest import ROOT, call, tiny, wait_for, write_csv
 from core import checkpoint
 from core.config import DEFAULTS, EMBEDDED, load_config
 from core.errors import UserError
@@ -21,6 +21,7 @@ from dataset import TrainSet, ValidationSet
 from imaging.pairs import read_pairs
 from inference.predictor import Predictor
 from inference.torch_backend import live_network
+from train import main as train_main
 from train import train
 from training.batches import epoch_batches
 from training.validation import Validator, reference_levels
@@ -241,37 +242,42 @@ def command(pairs, out_dir, *more) -> list:
     return [sys.executable, ROOT / "src/train.py", *tiny(pairs / "pairs.csv", out_dir, "train.epochs=1000", *more)]
 
 
-def test_a_hangup_saves_like_sigterm_however_often_it_comes(pairs, tmp_path):
-    process = subprocess.Popen(command(pairs, tmp_path / "run", "train.workers=1"), cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+def test_a_hangup_saves_like_sigterm_however_often_it_comes(pairs, tmp_path, start):
+    process = start(command(pairs, tmp_path / "run", "train.workers=1"), cwd=ROOT, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for(tmp_path / "run/metrics.csv")
     for _ in range(3):
         os.killpg(process.pid, signal.SIGHUP)  # the data worker gets it as well
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 128 + signal.SIGHUP and "stopped by SIGHUP" in said and "Traceback" not in said
     assert checkpoint.load(tmp_path / "run/last.pth")["progress"]["epoch"] >= 1
 
 
-def test_under_nohup_a_hangup_changes_nothing(pairs, tmp_path):
-    process = subprocess.Popen(["nohup", *command(pairs, tmp_path / "run")], cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
+def test_under_nohup_a_hangup_changes_nothing_and_sigterm_saves(pairs, tmp_path, start):
+    process = start(["nohup", *command(pairs, tmp_path / "run")], cwd=ROOT, stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path / "run/metrics.csv")
     process.send_signal(signal.SIGHUP)
     epochs = len(rows(tmp_path / "run"))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(rows(tmp_path / "run")) < epochs + 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.terminate()
-    assert "stopped by SIGTERM" in process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said
+    assert "stopped by SIGTERM" in said and "run the same command again to resume" in said
+    epoch = checkpoint.load(tmp_path / "run/last.pth")["progress"]["epoch"]
+    result = call(train_main, *tiny(pairs / "pairs.csv", tmp_path / "run", f"train.epochs={epoch + 1}"))
+    assert result.returncode == 0 and f"in epoch {epoch + 1}, after" in result.stdout, result.stderr
 
 
 @pytest.mark.parametrize("gone", ["stdout", "both"])
-def test_training_outlives_its_log(pairs, tmp_path, gone):
-    process = subprocess.Popen([*command(pairs, tmp_path / "run"), "train.epochs=2"], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT if gone == "both" else None)
+def test_training_outlives_its_log(pairs, tmp_path, gone, start):
+    process = start([*command(pairs, tmp_path / "run"), "train.epochs=2"], cwd=ROOT, stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT if gone == "both" else None)
     process.stdout.close()
-    assert process.wait(120) == 0
+    assert process.wait(300) == 0
     assert len(rows(tmp_path / "run")) == 2 and (tmp_path / "run/best.pth").exists()
 
 

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from conftest import ROOT, script
+import get_data
+import get_weights
+from conftest import ROOT, Outcome, call
 from core import redact
 from core.cli import message
 from core.config import DEFAULTS, dump_config, load_config
@@ -28,7 +30,7 @@ def parts(secret: str) -> list[str]:
     return [secret, *(piece for piece in ("canary", "7c@1f") if piece in secret)]
 
 
-def said(result: subprocess.CompletedProcess, *secrets: str) -> str:
+def said(result: Outcome, *secrets: str) -> str:
     """The output of a failed command, after checking that it holds no secret or part of one."""
     text = result.stdout + result.stderr
     assert result.returncode in (1, 2) and "Traceback" not in text, text
@@ -42,7 +44,7 @@ def test_an_address_that_answers_404_is_named_without_its_credentials(tmp_path, 
     with Files({}) as server:
         isolate(monkeypatch, tmp_path, server)
         url = f"{server.url.replace('//', f'//somebody:{password}@')}/u2netp.pth{query}"
-        result = script("scripts/get_weights.py", f"--config={DEFAULTS}", f"weights.url={url}", cwd=tmp_path)
+        result = call(get_weights.main, f"--config={DEFAULTS}", f"weights.url={url}", cwd=tmp_path)
         asked = [request.path for request in server.requests]
     text = said(result, password, CANARY)
     assert "weights/u2netp.pth" in text
@@ -59,7 +61,7 @@ def test_a_proxy_is_named_without_its_credentials(tmp_path, monkeypatch, name, p
         for variable in [variable for variable in os.environ if variable.lower().endswith("_proxy")]:
             monkeypatch.delenv(variable)
         monkeypatch.setenv(name, proxy.format(CANARY))
-        said(script("scripts/get_weights.py", f"--config={DEFAULTS}", cwd=tmp_path), CANARY)
+        said(call(get_weights.main, f"--config={DEFAULTS}", cwd=tmp_path), CANARY)
 
 
 @pytest.mark.parametrize("source", ["magick", "competition"])
@@ -71,7 +73,7 @@ def test_a_proxy_that_refuses_is_named_without_its_credentials(tmp_path, monkeyp
                 monkeypatch.setenv(name, server.url.replace("//", f"//somebody:{CANARY}@"))
         monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
         monkeypatch.setenv("KAGGLE_KEY", CANARY)
-        result = script("scripts/get_data.py", f"--config={DEFAULTS}", f"data.source={source}",
+        result = call(get_data.main, f"--config={DEFAULTS}", f"data.source={source}",
                         "kaggle.competition=titanic", cwd=tmp_path)
     assert f"source {source}" in said(result, CANARY) and server.refused
 
@@ -82,7 +84,7 @@ def test_arguments_and_config_files_are_quoted_without_credentials(tmp_path):
     default = f"--config={DEFAULTS}"
     for arguments in ([default, f"weights.url=ftp:{url}"], [default, f"--unknown=https:{url}"],
                       [default, f"https:{url}"], [f"--config={tmp_path}/c.yaml"]):
-        assert "host/w.pth" in said(script("scripts/get_weights.py", *arguments, cwd=tmp_path), CANARY)
+        assert "host/w.pth" in said(call(get_weights.main, *arguments, cwd=tmp_path), CANARY)
 
 
 PROGRAM = """

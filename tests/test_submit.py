@@ -49,6 +49,7 @@ def user(tmp_path, monkeypatch, server, capsys):
     server.isolate(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kaggle_client, "PAUSE", 0)
+    monkeypatch.setattr(kaggle_client, "PATIENCE", 120)  # on a busy machine the client takes long to start
     monkeypatch.setattr(kaggle_submissions, "PAUSES", (0, 0))
     monkeypatch.setattr(kaggle_submissions, "POLL", 0.1)
     monkeypatch.setattr(kaggle_submissions, "LOOKS", 1)
@@ -62,7 +63,7 @@ def user(tmp_path, monkeypatch, server, capsys):
 
     def user(action, *more):
         arguments = ["--config", str(ROOT / "config.yaml"), action, *settings, *more]
-        code, out, err = call(submit.main, arguments, monkeypatch, capsys)
+        code, out, err = call(submit.main, *arguments)
         assert "secret" not in out + err and not server.refused
         assert err.count("error:") == (code != 0)
         return code, out, err

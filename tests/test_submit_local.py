@@ -3,12 +3,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import ROOT, one_error_line, script
+from conftest import ROOT, call, one_error_line
 from core.config import load_config
 from core.errors import UserError
 from submission import leaderboard
 from submission.kaggle_submissions import Submission
 from submission.submission_csv import SubmissionWriter
+from submit import main as submit_main
 from submit import validated
 
 
@@ -27,7 +28,7 @@ def test_history_is_sorted_and_says_how_well_validation_predicts_the_score(folde
     for reference, dense, score in ((1, "0.03", 0.05), (2, "0.01", 0.02), (3, "0.02", 0.07), (4, "0.04", 0.08)):
         submitted(reference, dense, score)
     submitted(5, "0.005", None, "pending")
-    result = script("src/submit.py", "history", "--config", str(ROOT / "config.yaml"), cwd=folder)
+    result = call(submit_main, "history", "--config", str(ROOT / "config.yaml"), cwd=folder)
     header, *rows, last = result.stdout.splitlines()
     assert result.returncode == 0 and header.split() == leaderboard.COLUMNS
     assert [row.split()[0] for row in rows] == ["2", "1", "3", "4", "5"] and rows[-1].endswith("–             pending")
@@ -41,7 +42,7 @@ def test_a_leaderboard_from_before_it_named_competitions(folder):
     submitted(2, "0.01", 0.02)
     assert leaderboard.read()[["reference", "competition"]].values.tolist() == [["1", ""], ["2", "matting"]]
     leaderboard.PATH.write_text(leaderboard.PATH.read_text().replace("matting", "another"))
-    result = script("src/submit.py", "history", "--config", str(ROOT / "config.yaml"), "kaggle.competition=matting",
+    result = call(submit_main, "history", "--config", str(ROOT / "config.yaml"), "kaggle.competition=matting",
                     cwd=folder)
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["1"]
 
@@ -52,7 +53,7 @@ def test_nothing_to_rank_and_a_broken_leaderboard(folder):
     submitted(2, "", 0.02)
     assert leaderboard.rank_correlation(leaderboard.read()) == (None, 1)
     leaderboard.PATH.write_text(leaderboard.PATH.read_text() + "3,yesterday\n")
-    result = script("src/submit.py", "history", "--config", str(ROOT / "config.yaml"), cwd=folder)
+    result = call(submit_main, "history", "--config", str(ROOT / "config.yaml"), cwd=folder)
     assert "outputs/submissions.csv line 4: must be reference,time" in one_error_line(result, 2)
 
 

@@ -6,7 +6,7 @@ import yaml
 
 import tune
 from augment import sample_xray_params, xray_alpha_dense
-from conftest import one_error_line, scene, script
+from conftest import call, one_error_line, scene
 from core.config import DEFAULTS, load_config, load_run
 from core.errors import UserError
 from dataset import ValidationSet
@@ -129,7 +129,7 @@ def test_the_command_measures_a_run_and_infer_applies_the_result(run_copy, pairs
                                  "infer.postprocess=tuned"])
     with pytest.raises(UserError, match=r"postprocess\.yaml: .*make tune"):
         infer(cfg)
-    result = script("scripts/tune.py", f"train.out_dir={run_copy}")
+    result = call(tune.main, f"train.out_dir={run_copy}")
     assert result.returncode == 0, result.stderr
     assert "the original's components: " in result.stdout and "chosen: " in result.stdout
     assert all(candidate in result.stdout for candidate in tune.GRIDS)
@@ -156,7 +156,7 @@ def test_three_images_are_too_little_evidence(run_copy, capsys):
 
 
 def test_a_folder_without_a_run_is_named(run_copy):
-    result = script("scripts/tune.py", "train.out_dir=nowhere", "data.val_csv=nowhere.csv")
+    result = call(tune.main, "train.out_dir=nowhere", "data.val_csv=nowhere.csv")
     assert "nowhere: no trained model there yet; using the bundled weights" in result.stdout
     assert "nowhere.csv: no such pairs CSV" in one_error_line(result, 2)
     (run_copy / "best.pth").unlink()

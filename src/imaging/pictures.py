@@ -5,8 +5,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot: no global state, no window, no backend
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from core.files import written_whole
@@ -47,8 +45,11 @@ def save_picture(path: str | Path, rgb: np.ndarray) -> None:
         part.write_bytes(signed(encoded.getvalue()))
 
 
-def draw_curves(history: Sequence[dict]) -> Figure:
-    """history: metrics.csv's rows, one dict per epoch."""
+def draw_curves(history: Sequence[dict]):
+    """history: metrics.csv's rows, one dict per epoch -> matplotlib's Figure."""
+    from matplotlib.figure import Figure  # not pyplot: no global state, no window, no backend; here: slow to import
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
     figure = Figure(figsize=(11, 4), layout="constrained")
     error, terms = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
