@@ -7,7 +7,7 @@ import pytest
 
 import get_pictures
 from core.errors import OperationError
-from sources.variety import see_through, textured, with_others_behind
+from sources.variety import out_of_focus, photographed, see_through, textured, with_others_behind
 
 
 def sphere(height: int = 64) -> np.ndarray:
@@ -92,3 +92,14 @@ def test_objects_behind_are_blurred_and_none_changes_nothing():
     other[20:40, 20:40] = 255, 0, 0, 1
     blurred = with_others_behind(behind, [other], rng)
     assert blurred[30, 30, 0] > 0.9 and blurred[0, 0].tolist() == [0.5, 0.5, 0.5] and 0.5 <= blurred[30, 19, 0] < 1
+
+
+def test_a_camera_adds_noise_and_keeps_the_picture():
+    picture = np.dstack([np.tile(np.arange(0, 192, 2, dtype=np.uint8), (96, 1))] * 3)
+    taken = photographed(picture, np.random.default_rng(0))
+    error = taken.astype(int) - picture
+    assert taken.dtype == np.uint8 and taken.shape == picture.shape
+    assert 0.5 < np.abs(error).mean() < 8 and abs(error.mean()) < 1
+    behind = np.random.default_rng(0).random((64, 64, 3), np.float32)
+    spreads = [out_of_focus(behind, np.random.default_rng(seed)).std() for seed in range(40)]
+    assert 0.2 < np.mean(np.array(spreads) < 0.9 * behind.std()) < 0.6  # some are blurred, most are not

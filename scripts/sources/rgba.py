@@ -37,7 +37,7 @@ from imaging.images import (
 )
 from imaging.pairs import Split, hash_share, split_groups
 from sources.cutouts import Unusable, background, background_files, make_all, over, refuse_constant, soft_share
-from sources.variety import see_through, textured, with_others_behind
+from sources.variety import out_of_focus, photographed, see_through, textured, with_others_behind
 
 TRANSPARENT = (".png", ".webp", ".tif", ".tiff")  # formats that can have transparency
 VISIBLE = 2          # levels of alpha; lossy encoders leave 1 around the object
@@ -113,7 +113,7 @@ def cutout_of(path: Path, cfg: Config) -> Cutout:
     name = normalize("NFC", path.relative_to(cfg.data.rgba_dir).as_posix())
     pictures = cfg.data.backgrounds_dir if wanted.background in ("folder", "mixed") else None
     placing = None if wanted.background == "none" else (cfg.seed, wanted.size, *wanted.scale, wanted.see_through,
-                                                        wanted.textured, wanted.clutter)
+                                                        wanted.textured, wanted.clutter, wanted.camera)
     identity = (name, status.st_size, status.st_mtime_ns, wanted.background, str(pictures), placing)
     digest = hashlib.sha256(os.fsencode(repr(identity))).hexdigest()[:12]
     stem = re.sub(r"[^\w.-]+", "_", path.stem, flags=re.ASCII).strip("._-")[:60]
@@ -137,7 +137,9 @@ def make_pairs(cutout: Cutout, cfg: Config, backgrounds: Sequence[Path]) -> None
         behind = background(wanted.background, backgrounds, wanted.size, rng)
         if rng.random() < wanted.clutter:
             behind = with_others_behind(behind, others(cutout, cfg, rng), rng)
-        save(files, over(canvas[..., :3], canvas[..., 3:], behind), to_levels(canvas[..., 3]))
+        taken = rng.random() < wanted.camera
+        rgb = over(canvas[..., :3], canvas[..., 3:], out_of_focus(behind, rng) if taken else behind)
+        save(files, photographed(rgb, rng) if taken else rgb, to_levels(canvas[..., 3]))
 
 
 def varied(premultiplied: np.ndarray, cfg: Config, photographs: Sequence[Path], rng) -> np.ndarray:

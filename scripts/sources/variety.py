@@ -54,6 +54,24 @@ def textured(picture: np.ndarray, photograph: np.ndarray, rng) -> np.ndarray:
     return np.dstack([alpha * mixed, alpha]).astype(np.float32)
 
 
+def out_of_focus(behind: np.ndarray, rng) -> np.ndarray:
+    """A background (S,S,3), sometimes blurred as behind a near object."""
+    if rng.random() < 0.4:
+        behind = cv2.GaussianBlur(behind, (0, 0), len(behind) * rng.uniform(0.0025, 0.015))
+    return behind
+
+
+def photographed(rgb: np.ndarray, rng) -> np.ndarray:
+    """(H,W,3) uint8 as from a camera: sensor noise, and the artefacts of a JPEG file.
+
+    Otherwise objects and backgrounds differ in noise and sharpness, and a network learns to tell them apart by that.
+    """
+    noisy = rgb + rng.normal(0, 255 * rng.uniform(0, 0.02), rgb.shape)
+    quality = int(rng.integers(80, 98))
+    jpeg = cv2.imencode(".jpg", np.rint(noisy.clip(0, 255)).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return cv2.imdecode(jpeg, cv2.IMREAD_COLOR)
+
+
 def with_others_behind(behind: np.ndarray, others: Sequence[np.ndarray], rng) -> np.ndarray:
     """A background (S,S,3) in [0,1] with other objects, (S,S,4) each, more or less out of focus."""
     side = len(behind)

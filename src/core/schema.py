@@ -101,6 +101,7 @@ class Rgba(Section):
     see_through: Share
     textured: Share
     clutter: Share
+    camera: Share
     per_object: Count
 
 
