@@ -33,7 +33,6 @@ from reporting.comparison import (
     deciding,
     in_all,
     settings,
-    validation_pairs,
 )
 from reporting.page import embedded, save_page
 from reporting.run_files import check_weights, read_run
@@ -87,7 +86,7 @@ def shown(run: Compared, number: int, changes: dict[str, list[Change]], metric: 
     return {"letter": run.letter, "name": run.name, "folder": run.folder, "colour": charts.colour_of(number),
             "variant": run.cfg.model.variant, "predicts": run.cfg.model.predicts, "images": len(run.rows),
             "epochs": int(run.files["history"]["epoch"].iloc[-1]), "epoch": run.files["validation"]["epoch"],
-            "values": {name: float(run.errors(name).mean()) for name in METRICS}, "levels": run.levels(metric),
+            "means": {name: float(run.errors(name).mean()) for name in METRICS}, "levels": run.levels(metric),
             "changes": own}
 
 
@@ -99,19 +98,17 @@ def reach(changes: dict[str, list[Change]]) -> dict[str, float]:
 
 def pictured(runs: Sequence[Compared], changes: Sequence[Change], metric: str) -> dict:
     """`panels` of the images with the best, median and worst change, or a `pictures_note` that says why not."""
-    common = in_all(changes)
-    if not common:
-        return {"panels": [], "pictures_note": "left out: no picture was validated with the same truth in all runs"}
-    try:
-        val_set = ValidationSet(validation_pairs(runs[0]), runs[0].cfg)
-    except UserError as error:
-        return {"panels": [], "pictures_note": f"left out: {error}"}
+    common, (pairs, gone) = in_all(changes), runs[0].pairs
+    if not common or gone:
+        why = gone or "no picture was validated with the same truth in all runs"
+        return {"panels": [], "pictures_note": f"left out: {why}"}
+    val_set = ValidationSet(pairs, runs[0].cfg)
     errors = np.array([run.errors(metric)[list(indices)] for run, indices in
                        zip(runs, zip(*common, strict=True), strict=True)])  # (runs, images)
     chosen = ranks((errors[1:].mean(0) - errors[0]).tolist())
     samples = [val_set[common[place][0]] for place in chosen]
     preds = predictions(runs, [rgb for rgb, _, _ in samples], metric)
-    panels = [{**panel(sample, own, metric), "rank": f"{rank} change", "values": errors[:, place].tolist(),
+    panels = [{**panel(sample, own, metric), "rank": f"{rank} change", "means": errors[:, place].tolist(),
                "image": runs[0].images[common[place][0]], "family": ""}
               for (place, rank), sample, *own in zip(chosen.items(), samples, *preds, strict=True)]
     return {"panels": panels, "pictures_note": ""}

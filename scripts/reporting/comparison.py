@@ -1,5 +1,6 @@
 """Two or more runs -> what differs: settings, curves, and errors paired by image. Everything is against the first run.
 """
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,17 @@ class Compared:
     @property
     def images(self) -> list[str]:
         return [row["image"] for row in self.rows]
+
+    @functools.cached_property  # reading them takes time and prints a line
+    def pairs(self) -> tuple[list[Pair], str]:
+        """The pairs that the run was validated on; if they can no longer be read, none, and the reason."""
+        try:
+            pairs = configured_pairs(self.cfg, "val")
+        except UserError as error:
+            return [], str(error)
+        if [pair.image_path.name for pair in pairs] != self.images:
+            return [], f"{self.cfg.data.val_csv} has changed since {self.folder} was validated"
+        return pairs, ""
 
     def errors(self, metric: str) -> np.ndarray:
         """(images,)"""
@@ -137,21 +149,10 @@ def paired(first: Compared, other: Compared, metric: str) -> list[tuple[int, int
 
 def truth_keys(run: Compared, metric: str) -> list[tuple]:
     """For each validation image its name and what its truth is made from; none if the pairs can no longer be read."""
-    try:
-        pairs = validation_pairs(run)
-    except UserError:
-        return []
+    pairs, _ = run.pairs
     made_with = repr([made(run.cfg, key) for key in MAKES[metric]])
     return [(pair.image_path.name, file_sha256(pair.image_path), file_sha256(pair.alpha_path), made_with,
              index if metric == "val_mse_dense" else 0) for index, pair in enumerate(pairs)]
-
-
-def validation_pairs(run: Compared) -> list[Pair]:
-    """UserError if they are no longer those that the run was validated on."""
-    pairs = configured_pairs(run.cfg, "val")
-    if [pair.image_path.name for pair in pairs] != run.images:
-        raise UserError(f"{run.cfg.data.val_csv} has changed since {run.folder} was validated")
-    return pairs
 
 
 def made(cfg: Config, key: str) -> object:
@@ -167,7 +168,8 @@ def difference(first: Compared, other: Compared, metric: str) -> str:
     keys = [key for key in MAKES[metric] if made(first.cfg, key) != made(other.cfg, key)]
     if keys:
         return f"validated with other {TRUTHS[metric]}: {', '.join(keys)} differ{'s' if len(keys) == 1 else ''}"
-    return "validated on other pictures"
+    gone = first.pairs[1] or other.pairs[1]
+    return f"validated on pictures that can no longer be compared ({gone})" if gone else "validated on other pictures"
 
 
 def deciding(runs: Sequence[Compared], changes: dict[str, list[Change]]) -> str:
