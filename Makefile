@@ -7,6 +7,11 @@ ifneq ($(origin ARGS),file)
 override ARGS := $(value ARGS)
 endif
 SOURCE ?= competition,magick
+# The run folders that compare sets side by side, as typed too: RUNS="outputs/a outputs/b"
+RUNS ?=
+ifneq ($(origin RUNS),file)
+override RUNS := $(value RUNS)
+endif
 # Several processes, for train and infer: GPUS per machine. On several machines (NNODES) start the same command on each,
 # with its own NODE_RANK (0, 1, …) and the address of machine 0. RESTARTS: restarts allowed after a process dies.
 GPUS   ?= 1
@@ -25,8 +30,8 @@ PROCESSES = --gpus $(GPUS) --restarts $(RESTARTS) --nnodes $(NNODES) --node-rank
 PHOTOGRAPHS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pretrain data weights train folds infer score submit report tune ablate precision bench test lint clean \
-        kernel-build kernel-test kernel-push crash soak fuzz \
+.PHONY: help setup demo pretrain data weights train folds infer score submit report compare tune ablate precision \
+        bench test lint clean kernel-build kernel-test kernel-push crash soak fuzz \
         docker-build docker-data docker-weights docker-train docker-infer docker-submit docker-demo docker-test
 
 help:  ## this list
@@ -100,6 +105,9 @@ kernel-push: kernel-test  ## uploads both, waits for the run on Kaggle, fetches 
 
 report: setup  ## outputs/<run>/report.html: the run on one self-contained page
 	$(PY) scripts/report.py $(ARGS)
+
+compare: setup  ## runs side by side on one page, outputs/compare.html, and as a table: RUNS="outputs/a outputs/b"
+	$(PY) scripts/compare.py $(RUNS) $(ARGS)
 
 tune: setup  ## finds post-processing that lowers the run's MSE, if any; infer.postprocess=tuned applies it
 	$(PY) scripts/tune.py $(ARGS)

@@ -2,23 +2,17 @@
 
     python scripts/report.py train.out_dir=outputs/u2netp
 """
-import base64
 import datetime
-import io
-import json
 import platform
 import sys
 from pathlib import Path
 
-import cv2
-import jinja2
 import numpy as np
-import pandas as pd
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from core import checkpoint, cli
+from core import cli
 from core.config import (
     DEFAULTS,
     Config,
@@ -31,19 +25,19 @@ from core.config import (
     with_predict_size,
 )
 from core.errors import UserError
-from core.files import written_whole
 from core.outputs import check_folder, may_write
 from dataset import ValidationSet
-from imaging.images import list_images, read_rgb, resize_longer_side
+from imaging.images import list_images, read_rgb
 from imaging.pairs import configured_pairs, pairs_source
 from imaging.pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from inference.predictor import Predictor, load_predictor
 from inference.weights import with_weights
-from reporting.summary import collect
+from reporting.page import embedded, save_page
+from reporting.run_files import check_weights, read_run
+from reporting.summary import collect, ranks
 from submission.check import baselines, matched_alphas
 
 SHOWN = 6   # test images in report.png
-SIDE = 512  # longer side of an embedded picture, pixels
 
 
 def report(cfg: Config) -> None:
@@ -56,48 +50,14 @@ def report(cfg: Config) -> None:
     predict = load_predictor(cfg)
     test = test_result(cfg)
     pictures = pictured(cfg, run, predict)
-    html = render({**collect(cfg, run), **pictures, "test": test, "changed": changed(cfg), "error_full": ERROR_FULL,
-                   "config": dump_config(cfg), "environment": environment(cfg, predict)})
-    with written_whole(page) as part:
-        part.write_text(html, encoding="utf-8")
+    save_page(page, "report.html", {
+        **collect(cfg, run), **pictures, "test": test, "changed": changed(cfg), "error_full": ERROR_FULL,
+        "config": dump_config(cfg), "environment": environment(cfg, predict)})
     print(f"report   {page}\ntest     {test['note']}")
     if pictures["pictures_note"]:
         print(f"panels   {pictures['pictures_note']}")
     if "errors" in test:
         print(f"picture  {save_test_picture(cfg, test)}")
-
-
-def check_weights(validation: dict, cfg: Config) -> None:
-    """UserError if the numbers were measured with other weights than those that the page is about."""
-    if validation.get("weights") not in (None, *checkpoint.identity(cfg.infer.weights).values()):
-        raise UserError(f"{cfg.train.out_dir / 'validation.json'}: was measured with other weights, not "
-                        f"{cfg.infer.weights}; run the same training command again, which validates best.pth, or leave "
-                        "infer.weights out")
-
-
-def read_run(out_dir: Path) -> dict:
-    """What training wrote: `history` (metrics.csv, a row per epoch), `validation` of the best epoch, `levels`."""
-    try:
-        # as text first, so that nan and inf become numbers and an empty cell is an error
-        history = pd.read_csv(io.StringIO(run_file(out_dir / "metrics.csv")), dtype=str, na_filter=False,
-                              index_col=False).astype(float)
-        run = {"history": history, "validation": json.loads(run_file(out_dir / "validation.json")),
-               "levels": json.loads(run_file(out_dir / "levels.json"))}
-        if (out_dir / "levels_official.json").exists():
-            run["levels"] |= json.loads(run_file(out_dir / "levels_official.json"))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{out_dir}: metrics.csv, validation.json or levels.json is damaged "
-                        f"({' '.join(str(error).split())}); train again") from None
-    if history.empty or not run["validation"]["images"]:
-        raise UserError(f"{out_dir}: no epoch is finished yet; continue with `make train`")
-    return run
-
-
-def run_file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file; `make train` writes it after each epoch") from None
 
 
 def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
@@ -120,20 +80,6 @@ def pictured(cfg: Config, run: dict, predict: Predictor) -> dict:
                        "pictures": {"rgb": embedded(rgb), "true": embedded(grey(true)), "pred": embedded(grey(pred)),
                                     "error": embedded(heat(np.abs(pred - true))), **own}})
     return {"panels": panels, "pictures_note": ""}
-
-
-def ranks(errors: list[float]) -> dict[int, str]:
-    """index -> Best, Median or Worst; no median of two."""
-    ranked = sorted(range(len(errors)), key=errors.__getitem__)
-    median = {ranked[len(ranked) // 2]: "Median"} if len(ranked) > 2 else {}
-    return {ranked[0]: "Best", **median, ranked[-1]: "Worst"}
-
-
-def embedded(rgb: np.ndarray) -> str:
-    """(H,W,3) uint8 -> data URI of a WebP, its longer side at most SIDE."""
-    rgb = resize_longer_side(rgb, min(SIDE, max(rgb.shape[:2])))
-    data = cv2.imencode(".webp", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 85])[1]
-    return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def test_result(cfg: Config) -> dict:
@@ -193,20 +139,6 @@ def environment(cfg: Config, predict: Predictor) -> dict[str, str]:
             "page written": f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
             "prediction of its panels": predict.description, "torch": torch.__version__,
             "python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-
-
-def render(context: dict) -> str:
-    """report.html filled in; everything from outside (file names, paths, settings) is escaped."""
-    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "reporting"), autoescape=True,
-                                   undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    templates.filters.update(number=number, percent=lambda share: f"{share * 100:.1f} %" if share < 0.1 else
-                             f"{share * 100:.0f} %")
-    return templates.get_template("report.html").render(context)
-
-
-def number(value: float) -> str:
-    """An MSE in four decimals; a small one in two significant digits, so that it does not read 0."""
-    return f"{value:.4f}" if value >= 0.001 or value == 0 else f"{value:.2g}"
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
@@ -22,8 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 import numpy as np
 import yaml
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
-from scipy.stats import bootstrap
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -50,11 +47,11 @@ from inference.postprocess import (
 )
 from inference.predictor import Loaded, Prediction, Predictor, load_model, load_network
 from inference.weights import run_with_weights
+from reporting.intervals import intervals
 from training import metrics
 
 FEWEST = 4  # validation images
 LOOKED_AT = 20  # validation images, to see how large they are
-RESAMPLES, BATCH, CONFIDENCE = 10_000, 1000, 0.95
 TRUTHS = {"val_mse_dense": "dense target", "val_mse": "file's alpha"}
 THE_ORIGINAL = "the original's components"
 
@@ -285,20 +282,6 @@ def truths(sample: tuple, metric: str) -> tuple[np.ndarray, np.ndarray]:
 def in_threads(function, count: int, what: str) -> list:
     with ThreadPoolExecutor() as pool:  # OpenCV and NumPy release the GIL
         return list(tqdm(pool.map(function, range(count)), what, count, unit="image", disable=None, leave=False))
-
-
-def intervals(changes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """changes (candidates, images) -> low, high: the 95 % intervals of their means, by a bootstrap over images.
-
-    Percentile intervals of few images are too narrow. So their distances from the mean are widened by the ratio of
-    Student's t to the normal distribution (after Hesterberg, The American Statistician, 2015).
-    """
-    count, upper = changes.shape[1], (1 + CONFIDENCE) / 2
-    found = bootstrap((changes,), np.mean, axis=1, n_resamples=RESAMPLES, batch=BATCH, confidence_level=CONFIDENCE,
-                      method="percentile", rng=generator(seed, Purpose.TUNING, 1)).confidence_interval
-    widening = stdtrit(count - 1, upper) / NormalDist().inv_cdf(upper) * np.sqrt(count / (count - 1))
-    mean = changes.mean(1)
-    return mean + widening * (found.low - mean), mean + widening * (found.high - mean)
 
 
 def choose(results: Sequence[Result]) -> tuple[Setting, dict]:

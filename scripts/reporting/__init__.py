@@ -1,1 +1,1 @@
-"""What report.py is made of: the numbers, the charts, the page."""
+"""What report.py and compare.py are made of: the numbers, the charts, the pages."""

@@ -45,9 +45,12 @@ class Scale:
         return found
 
 
-def lines(series: dict[str, Sequence[float]], epochs: Sequence[int], levels: dict[str, float], best: int,
-          describe: str) -> Markup:
-    """One line per name over the epochs, on a logarithmic scale; levels: name -> horizontal line; best: an epoch."""
+def lines(series: dict[str, Sequence[float]], epochs: Sequence[int], levels: dict[str, float],
+          best: int | None, describe: str) -> Markup:
+    """One line per name over the epochs, on a logarithmic scale; levels: name -> horizontal line; best: an epoch.
+
+    The colours go by the place in `series`; after COLOURS of them they come again, dashed.
+    """
     shown = {name: [(e, v) for e, v in zip(epochs, values, strict=True) if math.isfinite(v) and v > 0]
              for name, values in series.items()}
     shown = {name: points for name, points in shown.items() if points}
@@ -57,21 +60,27 @@ def lines(series: dict[str, Sequence[float]], epochs: Sequence[int], levels: dic
     x = Scale(min(epochs), max(epochs), LEFT, WIDTH - LABELS)
     y = Scale(min(every) / 1.2, max(every) * 1.2, HEIGHT - BOTTOM, TOP, log=True)
     parts = _frame(x, y, [t for t in x.ticks() if t == int(t)], "epoch", _number)
-    parts.append(_line(x(best), TOP, x(best), HEIGHT - BOTTOM, "best"))
+    if best is not None:
+        parts.append(_line(x(best), TOP, x(best), HEIGHT - BOTTOM, "best"))
     named = {name: value for name, value in levels.items() if value > 0}
     heights = {name: y(points[-1][1]) for name, points in shown.items()} | {name: y(v) for name, v in named.items()}
     labels = _spread(heights, TOP + 6, HEIGHT - BOTTOM)
     for name, value in named.items():
         parts += [_line(LEFT, y(value), WIDTH - LABELS, y(value), "level"),
                   _text(WIDTH - LABELS + 9, labels[name] + 4, name, "start note")]
-    for i, (name, points) in enumerate(shown.items()):
-        colour = f"c{i % COLOURS + 1}"
+    for name, points in shown.items():
+        colour = colour_of(list(series).index(name))
         path = " ".join(f"{x(e)},{y(v)}" for e, v in points)
         parts.append(f'<polyline class="curve {colour}" points="{path}"/>')
         if len(points) <= 40:
             parts += [_dot(x(e), y(v), 2.2, f"dot {colour}", f"{name}, epoch {e}: {v:.4g}") for e, v in points]
         parts.append(_text(WIDTH - LABELS + 9, labels[name] + 4, name, f"start name {colour}"))
     return _svg(parts, describe)
+
+
+def colour_of(place: int) -> str:
+    """The CSS classes of the series at this place, from 0."""
+    return f"c{place % COLOURS + 1}{' again' if place >= COLOURS else ''}"
 
 
 def histogram(shares: dict[str, Sequence[float]], describe: str) -> Markup:

@@ -110,3 +110,10 @@ def families(rows: list[dict], metric: str) -> list[dict]:
     grouped = pd.DataFrame(shares_of_error(rows, metric)).assign(family=names).groupby("family", sort=False)
     table = grouped.agg(images=("value", "size"), value=("value", "mean"), share=("share", "sum"))
     return table.sort_values("value", ascending=False, kind="stable").reset_index().to_dict("records")
+
+
+def ranks(errors: list[float]) -> dict[int, str]:
+    """index -> Best, Median or Worst; no median of two."""
+    ranked = sorted(range(len(errors)), key=errors.__getitem__)
+    median = {ranked[len(ranked) // 2]: "Median"} if len(ranked) > 2 else {}
+    return {ranked[0]: "Best", **median, ranked[-1]: "Worst"}

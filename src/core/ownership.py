@@ -25,6 +25,7 @@ BEGINNINGS = (  # name, first bytes, what else is in the first KB
     ("levels*.json", b'{"identity": '), ("cache/checked.json", b""),
     ("*.json", b'{\n "machine": '), ("soak.json", b'{\n "verdict": '),
     ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
+    ("*", b"<!DOCTYPE html>\n<!-- Written by `make compare` of dense-matting. -->"),
     ("executed.ipynb", b"{"), ("synthetic/sheet.png", b"\x89PNG"))
 PLOTS = ("curves.png", "ablation.png", "tune.png", "sizes.png", "soak.png")
 PART_NAME = re.compile(r"\..*\.\w+\.\d+\.part/")  # torch.save stores the file's temporary name in it

@@ -15,7 +15,7 @@ class Purpose(IntEnum):
     SCENE = 3                 # a drawn scene, by index
     SYNTHETIC_TEST = 4        # the dense alphas of the drawn test set
     MAGICK_BACKGROUND = 5     # by page id; does not depend on the seed
-    TUNING = 6                # splits and resamples of `make tune`
+    TUNING = 6                # splits of `make tune`; resamples of it and of `make compare`
     FLOOR = 7                 # draws of the floor, by index and draw
     ABLATION = 8              # resamples of `make ablate`
     PANORAMA_VIEW = 21        # a view of a panorama, by panorama and view
