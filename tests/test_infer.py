@@ -87,19 +87,24 @@ def test_bf16_agrees_with_fp32(model):
     assert np.abs(exact - fast).mean() < 4e-3
 
 
+def read_levels(path):
+    return np.asarray(Image.open(path))
+
+
 def test_a_folder_becomes_a_valid_submission_with_mattes_and_cutouts(run_dir, images, tmp_path):
     options = [f"infer.images={images}", f"train.out_dir={run_dir}", f"infer.submission={tmp_path}/s.csv"]
     result = call(infer_main, *options, f"infer.png_dir={tmp_path}/png", f"infer.cutout_dir={tmp_path}/cut")
     assert result.returncode == 0, result.stderr
+    assert call(infer_main, *options, "infer.png=alpha", f"infer.png_dir={tmp_path}/alpha").returncode == 0
     assert "ignoring 1 files that are not images" in result.stdout and "64 px, tta flip" in result.stdout
     rows = {name: decode_alpha(text) for _, name, text in read_rows(tmp_path / "s.csv")}
     assert list(rows) == ["007", "9", "10"]
     for name, alpha in rows.items():
         assert alpha.shape == read_rgb(images / f"{name}.png").shape[:2]
-        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"png/{name}.png")), alpha)
+        np.testing.assert_array_equal(read_levels(tmp_path / f"png/{name}.png"), alpha)
         cutout = Image.open(tmp_path / f"cut/{name}.png")
         assert cutout.mode == "RGBA"
-        np.testing.assert_array_equal(np.asarray(cutout)[..., 3], alpha)
+        np.testing.assert_array_equal(np.asarray(cutout)[..., 3], read_levels(tmp_path / f"alpha/{name}.png"))
     result = call(submit.main, "validate", *options)
     assert result.returncode == 0 and "valid, 3 rows" in result.stdout, result.stderr
 

@@ -64,7 +64,7 @@ def test_the_numbers_of_the_run_are_on_the_page(run, page):
     assert listed == [html.escape(row["image"]) for row in worst]
     for rank, row in (("Best", worst[-1]), ("Worst", worst[0])):
         assert f"<h3>{rank}: {html.escape(row['image'])}</h3>" in page
-    assert page.count("data:image/webp;base64,") == 3 * 6
+    assert page.count("data:image/webp;base64,") == 3 * 7  # with the predicted alpha
     assert "No score, because " in page and "does not exist" in page
     changed = re.findall(r"<tr><td><code>([\w.]+)</code>", page.replace("<wbr>", ""))
     assert "train.epochs" in changed and "train.weight_decay" not in changed

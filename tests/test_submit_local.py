@@ -58,8 +58,8 @@ def test_nothing_to_rank_and_a_broken_leaderboard(folder):
 
 
 @pytest.mark.parametrize("row, words", [
-    ("3,t,,trial,three,,,,complete", "line 3: must be"), ("3,t,,trial,3,,inf,,complete", "line 3: must be"),
-    ("3,t,,trial,3,,,,complete,more", "in line 3, saw 10"), ("3,t,,trial", "line 3: must be")])
+    ("3,t,,trial,,three,,,,complete", "line 3: must be"), ("3,t,,trial,,3,,inf,,complete", "line 3: must be"),
+    ("3,t,,trial,,3,,,,complete,more", "in line 3, saw 11"), ("3,t,,trial", "line 3: must be")])
 def test_the_bad_line_of_a_leaderboard_is_named(row, words):
     submitted(1, "0.03", 0.05)
     leaderboard.PATH.write_text(leaderboard.PATH.read_text() + row + "\n")
@@ -71,9 +71,9 @@ def test_the_bytes_of_the_leaderboard():
     submitted(1, "0.0100", 0.05)
     leaderboard.record(Submission("2", "t", "submission.csv", "", "pending", None), "matting", {"run": 'a,"b"'})
     assert leaderboard.PATH.read_bytes() == (
-        b"reference,time,competition,run,epoch,val_mse,val_mse_dense,public_score,status\n"
-        b"1,2026-01-01 00:00:00,matting,trial,3,0.1,0.0100,0.05,complete\n"
-        b'2,t,matting,"a,""b""",,,,,pending\n')
+        b"reference,time,competition,run,predicts,epoch,val_mse,val_mse_dense,public_score,status\n"
+        b"1,2026-01-01 00:00:00,matting,trial,,3,0.1,0.0100,0.05,complete\n"
+        b'2,t,matting,"a,""b""",,,,,,pending\n')
     before = leaderboard.PATH.read_bytes()
     leaderboard.update([Submission("2", "t", "submission.csv", "", "pending", None)])
     assert leaderboard.PATH.read_bytes() == before
