@@ -44,8 +44,9 @@ def fetch(cfg: Config) -> Split:
     refuse_foreign_solution(cfg)
     for side in ("train", "val"):
         may_empty(root / "synthetic" / side, EARLIER.fullmatch)
-    draw = partial(draw_pair, cfg.seed, backgrounds=readable_images(cfg.data.backgrounds_dir, cfg.data.on_error)
-                   if cfg.data.backgrounds_dir else ())
+    photographs = cfg.data.backgrounds_dir if wanted.background == "folder" else None
+    draw = partial(draw_pair, cfg.seed, backgrounds=readable_images(photographs, cfg.data.on_error)
+                   if photographs else ())
     split = {}
     for side, count in (("train", wanted.train), ("val", wanted.val)):
         folder = root / "synthetic" / side

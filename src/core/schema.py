@@ -106,6 +106,7 @@ class Rgba(Section):
 
 
 class Synthetic(Section):
+    background: Literal["drawn", "folder"]
     train: Count
     val: Count
     test: Count
