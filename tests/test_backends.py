@@ -54,7 +54,8 @@ def weights(model, tmp_path_factory):
 
 
 def load(weights, *options, size=SIZE):
-    return load_predictor(load_config(DEFAULTS, [f"infer.weights={weights}", f"infer.size={size}", *options]))
+    return load_predictor(load_config(DEFAULTS, [f"infer.weights={weights}", f"infer.size={size}", *options,
+                                                 "model.predicts=dense"]))
 
 
 def live(model, tta="flip", size=SIZE):

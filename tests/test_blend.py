@@ -62,8 +62,8 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(folder, monkeypatch, capsys):
-    return lambda *words: call(main, ["blend", *words], monkeypatch, capsys)
+def command(folder):
+    return lambda *words: call(main, "blend", *words)
 
 
 def level(path: Path) -> int:

@@ -83,10 +83,10 @@ def test_each_fold_is_validated_on_what_the_others_train_on(pairs, tmp_path):
     (["data.folds=null"], "data.folds is not set"), (["data.folds=50"], "fold 0 would be empty, with 3 groups"),
     (["data.val_csv={pairs}/moved.csv"], "another picture is also named rgb_0"),
 ])
-def test_what_cannot_work_is_refused_before_training(pairs, tmp_path, settings, words, monkeypatch, capsys):
+def test_what_cannot_work_is_refused_before_training(pairs, tmp_path, settings, words):
     write_csv(pairs / "moved.csv", [("elsewhere/rgb_0.png", "alpha_0.png")])
     given = [setting.format(pairs=pairs) for setting in settings]
-    code, _, err = call(folds.main, options(pairs, f"train.out_dir={tmp_path}/run", *given), monkeypatch, capsys)
+    code, _, err = call(folds.main, *options(pairs, f"train.out_dir={tmp_path}/run", *given))
     assert code == 2 and words in err and not (tmp_path / "run").exists()
 
 
@@ -126,21 +126,21 @@ def test_predictions_are_what_inference_gives_and_scores_those_of_validation(fin
         assert float(rows[fold]["mse_dense"]) == pytest.approx(validated, rel=0.02)  # 8 bits, perhaps another backend
 
 
-def test_finished_folds_are_not_trained_again_and_a_lost_one_is(finished, monkeypatch, capsys, tmp_path):
+def test_finished_folds_are_not_trained_again_and_a_lost_one_is(finished, tmp_path):
     folder = shutil.copytree(finished[0], tmp_path / "cv")
     arguments = [*finished[1], f"train.out_dir={folder}"]
     before = {name: (folder / name).read_bytes() for name in ("oof.csv", "folds.csv")}
     shutil.rmtree(folder / "fold_1")
     (folder / "oof.csv").unlink()
-    code, out, err = call(folds.main, arguments, monkeypatch, capsys)
+    code, out, err = call(folds.main, *arguments)
     assert code == 0, err
     assert f"{folder}/fold_0 is finished" in out and f"into {folder}/fold_1" in out
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
-def test_folds_of_other_pairs_are_neither_resumed_nor_predicted(finished, pairs, monkeypatch, capsys):
+def test_folds_of_other_pairs_are_neither_resumed_nor_predicted(finished, pairs):
     folder, arguments = finished
-    code, _, err = call(folds.main, [*arguments, f"data.val_csv={pairs / 'train.csv'}"], monkeypatch, capsys)
+    code, _, err = call(folds.main, *arguments, f"data.val_csv={pairs / 'train.csv'}")
     assert code == 2 and "fold_0: was trained on other pairs" in err
     with pytest.raises(UserError, match=r"trained with data.fold=0, not 1; set data.fold=0 to resume it"):
         train(load_config(DEFAULTS, [*arguments, "data.fold=1", f"train.out_dir={folder}/fold_0"]))

@@ -66,7 +66,7 @@ def test_the_configuration_cell_is_the_resolved_config_with_its_meanings(mode):
 def test_each_setting_has_its_comment():
     meanings = comments()
     assert set(flat(load_config(DEFAULTS).model_dump(mode="json"))) <= set(meanings)
-    assert meanings["train.schedule"].endswith("auto: plateau from official or own weights, else cosine")
+    assert meanings["train.schedule"].endswith("auto: plateau from trained weights, else cosine")
     assert meanings["model.weights"].endswith("a path | None: train from scratch")
 
 
