@@ -118,7 +118,7 @@ def test_splits_are_the_union_and_move_with_the_root(tmp_path):
     write_splits(tmp_path / "data", [{"train": [(inside, inside, "fur")], "val": []},
                                      {"train": [], "val": [(outside, outside)]}])
     rows = [list(csv.reader((tmp_path / f"data/splits/{side}.csv").open()))[1] for side in ("train", "val")]
-    assert rows == [["../magick/a.png", "../magick/a.png", "fur"], [str(outside), str(outside), ""]]
+    assert rows == [["../magick/a.png", "../magick/a.png", "fur", ""], [str(outside), str(outside), "", ""]]
     with pytest.raises(UserError, match=r"val.csv: would be empty"):
         write_splits(tmp_path / "data", [{"train": [(inside, inside)], "val": []}])
 
