@@ -199,7 +199,7 @@ def test_two_processes_train_as_one_and_go_on_where_one_has_stopped(tmp_path, mo
     monkeypatch.setattr(nn.BatchNorm2d, "train", lambda self, mode=True: nn.Module.train(self, False))
     pairs_csv = write_pairs(tmp_path / "pairs", 5, 64)
     options = ["train.batch_size=5", "train.epochs=3", "train.lr=1e-4", "train.schedule=plateau", "train.ema=0.5",
-               "train.grad_clip=1", "train.amp=fp32", "train.samples=0"]
+               "train.grad_clip=1", "train.amp=fp32", "train.samples=0", "model.predicts=dense"]
 
     def run(name, *more):
         train(load_config(DEFAULTS, tiny(pairs_csv, tmp_path / name, *options, *more)))

@@ -42,7 +42,7 @@ def test_a_run_becomes_half_precision_weights_and_a_card(run_dir, pairs_csv, tes
     for line in shown.splitlines()[-3:-1]:  # the two scores, as printed
         images, rest = line.rsplit(": ", 1)
         assert f"| {images} | {rest.split(',')[0]} |" in card
-    assert f"{out.stat().st_size:,} bytes" in card and "4 procedural pairs" in card
+    assert f"{out.stat().st_size:,} bytes" in card and "| 4 pairs of " in card
 
 
 def test_statistics_that_half_precision_cannot_hold_are_refused(tmp_path):

@@ -30,7 +30,7 @@ def run(run_dir, tmp_path):
     folder = shutil.copytree(run_dir, tmp_path / "run")
     state = checkpoint.load(folder / "best.pth")
     checkpoint.save(folder / "best.pth", state | {"model_state": checkpoint.load(EMBEDDED)["model_state"]})
-    return load_run(folder / "config.yaml", [f"train.out_dir={folder}", "infer.tta=none"])
+    return load_run(folder / "config.yaml", [f"train.out_dir={folder}", "infer.tta=none", "infer.backend=auto"])
 
 
 def test_inputs_and_weights_take_the_values_that_8_bits_have():
@@ -48,7 +48,8 @@ def test_ranges_are_what_nearly_all_values_stay_below(run):
     net = MatteNet(load_model(run)[0])
     square = torch.from_numpy(scene(64)[0])[None]
     ranges = measure_ranges(net, [square, square])
-    assert set(ranges) == {name for name, _ in rounded_convolutions(net)} and len(ranges) == 111
+    assert set(ranges) == {name for name, _ in rounded_convolutions(net)}
+    assert len(ranges) == 109  # without those of recentred channels
     seen = []
     net.net.stage1.rebnconv1.conv_s1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
@@ -58,7 +59,7 @@ def test_ranges_are_what_nearly_all_values_stay_below(run):
 
 
 def test_openvino_computes_what_the_rounded_network_does(run):
-    model, _ = load_model(run)
+    model = load_model(run).model
     squares = np.stack([draw_pair(3, index, 96)[0] for index in range(2)])
     net = MatteNet(model)
     ranges = measure_ranges(net, torch.from_numpy(squares).split(1))
@@ -69,7 +70,8 @@ def test_openvino_computes_what_the_rounded_network_does(run):
     assert error.mean() < 2e-3 < expected.std() / 10  # one of the two computes all but the convolutions in bf16
 
 
-def test_the_command_keeps_ranges_that_inference_takes(run):
+def test_the_command_keeps_ranges_that_inference_takes(run, monkeypatch):
+    monkeypatch.setattr(precision, "MOST_GROWTH", 0.05)  # these small pictures cost the embedded weights 2 %
     folder = run.train.out_dir
     code, out, err = call(precision.main, f"train.out_dir={folder}", "infer.tta=none")
     assert code == 0, err

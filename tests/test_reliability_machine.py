@@ -120,7 +120,7 @@ def test_a_poor_machine_infers_all_the_same(run_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     result = script("src/infer.py", f"infer.images={place}/images", f"infer.weights={run_dir}/best.pth",
-                    "infer.size=512", f"infer.submission={place}/submission.csv", "infer.tta=none",
+                    "infer.size=320", f"infer.submission={place}/submission.csv", "infer.tta=none",
                     preexec_fn=limited(2 * 2**30, 32))
     assert result.returncode == 0, result.stderr
     assert (place / "submission.csv").read_text().splitlines()[1].startswith("ein Bild,")

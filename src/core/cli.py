@@ -118,7 +118,7 @@ def screen() -> None:
 REMEDIES = {
     r"shared memory|Bus error|DataLoader worker .*exited": "a data worker died, perhaps because shared memory is full; "
     "set train.workers=0 or give the container more (docker run --shm-size=2g)",
-    r"MemoryError|can't allocate|cannot allocate|Insufficient memory|bad_alloc|killed by signal":
+    r"MemoryError|can't alloc|cannot allocate|Insufficient memory|bad_alloc|killed by signal":
     "the memory is full; for training lower train.batch_size, augment.crop or train.workers, for inference "
     "infer.batch_size or infer.size",
     r"no kernel image|CUDA error: (?!device-side)|CUDA (unknown|driver|initiali)|NVIDIA driver|cuDNN error|CUBLAS_":
