@@ -67,7 +67,7 @@ def test_openvino_computes_what_the_rounded_network_does(run):
     with torch.inference_mode():
         expected = rounded(net, ranges)(torch.from_numpy(squares)).numpy()
     error = np.abs(OpenvinoNetwork(model, 96, infer, ranges)(squares) - expected)
-    assert error.mean() < 2e-3 < expected.std() / 10  # one of the two computes all but the convolutions in bf16
+    assert error.mean() < 5e-3 < expected.std() / 10  # one of the two computes all but the convolutions in bf16
 
 
 def test_the_command_keeps_ranges_that_inference_takes(run, monkeypatch):

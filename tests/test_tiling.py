@@ -93,5 +93,5 @@ def test_training_validates_with_tiles_as_inference_predicts(tmp_path):
     whole = cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"tile_over": None})})
     tiled, untiled = (Validator(load_predictor(each), ValidationSet(read_pairs(pairs_csv), each)).validate()[0].means()
                       for each in (cfg, whole))
-    assert kept == pytest.approx(tiled["val_mse_dense"], rel=1e-5)
+    assert kept == pytest.approx(tiled["val_mse_dense"], rel=1e-4)
     assert kept != pytest.approx(untiled["val_mse_dense"], rel=3e-4)
