@@ -166,8 +166,7 @@ def prepare_validator(run: Run, val_set: ValidationSet) -> Validator:
     official = baselines.official_levels(val_set, cfg, cfg.train.out_dir / "levels_official.json", run.world)
     print(f"levels  val_mse_dense: floor {levels['floor']:.4f}, best constant {levels['constant']:.4f}, "
           f"all zero {levels['zero']:.4f}{baselines.in_words(official)}")
-    unknown = dict.fromkeys(baselines.NAMES, math.nan)
-    return Validator(predict, val_set, run.loader_options, run.world, levels | unknown | official,
+    return Validator(predict, val_set, run.loader_options, run.world, levels | official,
                      validation_identity(val_set, cfg, run.world))
 
 
@@ -325,7 +324,7 @@ def print_best(run: Run) -> None:
     row = run.best_row()
     print(f"done    {run.best} is epoch {row['epoch']}: val_mse_dense {row['val_mse_dense']:.4f} "
           f"(floor {row['val_floor']:.4f}, constant {row['val_constant']:.4f})")
-    levels = {name: row.get(f"val_{name}", math.nan) for name in baselines.NAMES}
+    levels = {name: row[f"val_{name}"] for name in baselines.NAMES if f"val_{name}" in row}
     if select_metric(run.cfg) == "val_mse_dense" and (said := baselines.verdict(row["val_mse_dense"], levels)):
         print(f"note    {said}")
 

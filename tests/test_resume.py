@@ -19,7 +19,7 @@ from core.config import DEFAULTS, EMBEDDED, load_config
 from core.errors import UserError
 from dataset import TrainSet, ValidationSet
 from imaging.pairs import read_pairs
-from inference.predictor import Predictor
+from inference.predictor import Predictor, density_params
 from inference.torch_backend import live_network
 from train import main as train_main
 from train import train
@@ -119,7 +119,8 @@ def test_best_pth_is_measured_again_when_the_validation_set_was_edited(run, pair
     model = U2Net()
     model.load_state_dict(best["model_state"])
     val_set = ValidationSet(read_pairs(pairs / "pairs.csv"), cfg)
-    predict = Predictor(live_network(model, cfg.infer.tta, torch.device("cpu"), "fp32"), 64)
+    predict = Predictor(live_network(model, cfg.infer.tta, torch.device("cpu"), "fp32"), 64,
+                        density=density_params(cfg, cfg.model.predicts))
     true = Validator(predict, val_set).validate()[0].means()["val_mse_dense"]
     printed = float(said.split(" -> ")[-1].split(",")[0])
     assert printed == pytest.approx(true, abs=1e-3) and abs(best["metrics"]["val_mse_dense"] - true) > 5e-3

@@ -263,9 +263,9 @@ class Run:
     def record(self) -> None:
         """Writes metrics.csv and curves.png from the history."""
         history = self.progress.history
-        terms = [name for name in history[-1] if name not in COLUMNS]
+        terms = list(dict.fromkeys(name for row in history for name in row if name not in COLUMNS))
         with written_whole(self.cfg.train.out_dir / "metrics.csv") as part, part.open("w", newline="") as file:
-            rows = csv.DictWriter(file, COLUMNS + terms, restval="nan", lineterminator="\n")  # rows of older versions
+            rows = csv.DictWriter(file, COLUMNS + terms, restval="nan", lineterminator="\n")
             rows.writeheader()
             rows.writerows(history)
         save_curves(self.cfg.train.out_dir / "curves.png", history)
