@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import os
-import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -81,7 +81,7 @@ def nothing_submitted(server) -> bool:
 
 def test_a_file_goes_up_and_its_score_comes_down(user, server, monkeypatch):
     server.pending = 1
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(submit, "sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda: True)))
     code, out, _ = user("upload")
     assert code == 0, out
     sent = server.submissions["matting"]
@@ -93,7 +93,8 @@ def test_a_file_goes_up_and_its_score_comes_down(user, server, monkeypatch):
     assert sent[0]["description"].startswith("trial, epoch 3, val_mse_dense 0.0123456")
     assert "submissions left today: 5" in out and "public score of 1001: 0.01234" in out
     assert recorded() == [{"reference": "1001", "time": "2026-01-02 03:04:41", "competition": "matting",
-                           "run": "trial", "epoch": "3", "val_mse": "0.12", "val_mse_dense": "0.0123456",
+                           "run": "trial", "predicts": "", "epoch": "3", "val_mse": "0.12",
+                           "val_mse_dense": "0.0123456",
                            "public_score": "0.01234", "status": "complete"}]
 
 
