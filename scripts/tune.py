@@ -109,7 +109,7 @@ class Result:
 
 
 def tune(cfg: Config) -> None:
-    """cfg: the run's. Writes postprocess.yaml (even for "none") and tune.png beside its best checkpoint."""
+    """cfg: the run's. Writes postprocess.yaml (even for "none"), sizes.png and tune.png beside its best checkpoint."""
     path = tuned_path(cfg.infer.weights)
     picture, metric = path.with_name("tune.png"), select_metric(cfg)
     sizes = path.with_name("sizes.png")

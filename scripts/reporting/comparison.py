@@ -13,7 +13,7 @@ from markupsafe import Markup
 from core.config import Config, flat, select_metric
 from core.errors import UserError
 from core.files import file_sha256
-from imaging.pairs import Pair, configured_pairs
+from imaging.pairs import Pair, configured_pairs, pairs_source
 from reporting import charts
 from reporting.intervals import intervals
 from reporting.summary import trivial_levels
@@ -65,7 +65,7 @@ class Compared:
         except UserError as error:
             return [], str(error)
         if [pair.image_path.name for pair in pairs] != self.images:
-            return [], f"{self.cfg.data.val_csv} has changed since {self.folder} was validated"
+            return [], f"{pairs_source(self.cfg, 'val')} has changed since {self.folder} was validated"
         return pairs, ""
 
     def errors(self, metric: str) -> np.ndarray:

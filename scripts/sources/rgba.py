@@ -7,6 +7,7 @@ Each file gives data.rgba.per_object pairs in data.root/rgba. Run the same comma
 files. Pairs whose file or settings have changed are made again.
 """
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -154,7 +155,7 @@ def varied(premultiplied: np.ndarray, cfg: Config, photographs: Sequence[Path], 
 
 def others(cutout: Cutout, cfg: Config, rng) -> list[np.ndarray]:
     """One to three other objects of the folder, placed like this one but smaller; files that have none are left out."""
-    folder, found = [path for path in sorted(cutout.path.parent.iterdir()) if path.suffix.lower() in TRANSPARENT], []
+    folder, found = neighbours(cutout.path.parent), []
     for _ in range(rng.integers(1, 4)):
         path = folder[rng.integers(len(folder))]
         with contextlib.suppress(Unusable):
@@ -162,6 +163,11 @@ def others(cutout: Cutout, cfg: Config, rng) -> list[np.ndarray]:
             colours, alpha = shrunk(rgba, cfg.data.rgba.size)
             found.append(placed(np.dstack([alpha[..., None] * colours, alpha]), cfg.data.rgba.size, SMALLER, rng))
     return found
+
+
+@functools.cache  # a scan and a sort for each pair would take longer than the pair, in a large folder
+def neighbours(folder: Path) -> tuple[Path, ...]:
+    return tuple(path for path in sorted(folder.iterdir()) if path.suffix.lower() in TRANSPARENT)
 
 
 def save(files: tuple[Path, Path], rgb: np.ndarray, alpha: np.ndarray) -> None:
