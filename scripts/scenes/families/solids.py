@@ -93,7 +93,9 @@ def label(rng, width: int = 384, height: int = 512) -> np.ndarray:
         origin = (int(rng.integers(10, 110)), int(height * (0.5 + 0.1 * line)))
         word = WORDS[rng.integers(len(WORDS))]
         font = int(rng.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX]))
-        cv2.putText(art, word, origin, font, size, ink.tolist(), int(2 * size) + 1, cv2.LINE_AA)
+        printed = np.zeros((height, width), np.uint8)  # OpenCV 5 writes on nothing else
+        cv2.putText(printed, word, origin, font, size, 1, int(2 * size) + 1)
+        art[printed > 0] = ink
     return cv2.GaussianBlur(art, (0, 0), 0.7)
 
 
