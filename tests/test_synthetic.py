@@ -3,10 +3,13 @@ import cv2
 import numpy as np
 import pytest
 
+from core.config import DEFAULTS, load_config
+from core.errors import UserError
 from scenes.backgrounds import catalog_background, contact_shadow
 from scenes.families import FAMILIES
 from scenes.families.drawing import blank, draw_polygons, draw_strands, ellipse, extend_foreground, over, paint, reduce
 from scenes.scene import composite, contact_sheet, draw_pair, draw_scene, family_of, photograph
+from sources.synthetic import ways_to_draw
 
 # Least share of soft pixels in the object; solids are soft along their edge only.
 LEAST_SOFT = {"glass": 0.4, "smoke": 0.4, "lace": 0.25, "web": 0.25, "blur": 0.15, "dense": 0.6}
@@ -143,6 +146,18 @@ def test_backgrounds_from_files_are_used(tmp_path):
     scenes = [draw_scene(0, index, 64, [path]) for index in range(8)]
     shares = [np.isclose(scene.background, np.array([30, 200, 10]) / 255, atol=1e-3).all() for scene in scenes]
     assert any(shares) and not all(shares)
+
+
+def test_mixed_backgrounds_are_pictures_for_every_second_pair_and_never_for_the_test_set(tmp_path):
+    cv2.imwrite(str(tmp_path / "green.png"), np.full((50, 80, 3), (10, 200, 30), np.uint8))
+    cfg = load_config(DEFAULTS, ["data.synthetic.background=mixed", f"data.backgrounds_dir={tmp_path}"])
+    draw_pairs, draw_test = ways_to_draw(cfg)
+    for index in range(8):
+        drawn, on_pictures = draw_pair(cfg.seed, index, 64), draw_pair(cfg.seed, index, 64, [tmp_path / "green.png"])
+        assert np.array_equal(draw_pairs(index, 64)[0], (drawn, on_pictures)[index % 2][0])
+        assert np.array_equal(draw_test(index, 64)[0], drawn[0])
+    with pytest.raises(UserError, match=r"background=mixed: set data\.backgrounds_dir"):
+        ways_to_draw(load_config(DEFAULTS, ["data.synthetic.background=mixed"]))
 
 
 def test_contact_sheet_shows_a_row_per_family():

@@ -38,7 +38,7 @@ from imaging.images import (
 )
 from imaging.pairs import Split, hash_share, split_groups
 from sources.cutouts import Unusable, background, background_files, make_all, over, refuse_constant, soft_share
-from sources.variety import out_of_focus, photographed, see_through, textured, with_others_behind
+from sources.variety import out_of_focus, photographed, see_through, with_others_behind
 
 TRANSPARENT = (".png", ".webp", ".tif", ".tiff")  # formats that can have transparency
 VISIBLE = 2          # levels of alpha; lossy encoders leave 1 around the object
@@ -63,8 +63,7 @@ class Cutout:
 def fetch(cfg: Config) -> Split:
     """The pairs of all cut-outs; makes those that are missing. UserError on bad files unless data.on_error=skip."""
     wanted, folder = cfg.data.rgba, cfg.data.root / "rgba"
-    kind = "folder" if wanted.textured else wanted.background
-    backgrounds = background_files(cfg, kind, "data.rgba.textured" if wanted.textured else "data.rgba.background")
+    backgrounds = background_files(cfg, wanted.background, "data.rgba.background")
     cutouts = [cutout_of(path, cfg) for path in cutout_files(cfg.data.rgba_dir, folder)]
     left_out = make_all({cutout.name: partial(make_pairs, cutout, cfg, backgrounds)
                          for cutout in cutouts if cutout.missing()}, "composing cut-outs")
@@ -114,7 +113,7 @@ def cutout_of(path: Path, cfg: Config) -> Cutout:
     name = normalize("NFC", path.relative_to(cfg.data.rgba_dir).as_posix())
     pictures = cfg.data.backgrounds_dir if wanted.background in ("folder", "mixed") else None
     placing = None if wanted.background == "none" else (cfg.seed, wanted.size, *wanted.scale, wanted.see_through,
-                                                        wanted.textured, wanted.clutter, wanted.camera)
+                                                        wanted.clutter, wanted.camera)
     identity = (name, status.st_size, status.st_mtime_ns, wanted.background, str(pictures), placing)
     digest = hashlib.sha256(os.fsencode(repr(identity))).hexdigest()[:12]
     stem = re.sub(r"[^\w.-]+", "_", path.stem, flags=re.ASCII).strip("._-")[:60]
@@ -133,7 +132,7 @@ def make_pairs(cutout: Cutout, cfg: Config, backgrounds: Sequence[Path]) -> None
     premultiplied = np.dstack([alpha[..., None] * colours, alpha])
     for number, files in cutout.missing():
         rng = generator(cfg.seed, Purpose.RGBA, int(hash_share(cutout.name) * 2**48), number)
-        seen = varied(premultiplied, cfg, backgrounds, rng)
+        seen = see_through(premultiplied, rng) if rng.random() < wanted.see_through else premultiplied
         canvas = placed(seen, wanted.size, wanted.scale, rng)
         behind = background(wanted.background, backgrounds, wanted.size, rng)
         if rng.random() < wanted.clutter:
@@ -141,16 +140,6 @@ def make_pairs(cutout: Cutout, cfg: Config, backgrounds: Sequence[Path]) -> None
         taken = rng.random() < wanted.camera
         rgb = over(canvas[..., :3], canvas[..., 3:], out_of_focus(behind, rng) if taken else behind)
         save(files, photographed(rgb, rng) if taken else rgb, to_levels(canvas[..., 3]))
-
-
-def varied(premultiplied: np.ndarray, cfg: Config, photographs: Sequence[Path], rng) -> np.ndarray:
-    """The object as it is, see-through, or with a photograph as its surface."""
-    wanted, kind = cfg.data.rgba, rng.random()
-    if kind < wanted.see_through:
-        return see_through(premultiplied, rng)
-    if kind < wanted.see_through + wanted.textured:
-        return textured(premultiplied, background("folder", photographs, wanted.size, rng), rng)
-    return premultiplied
 
 
 def others(cutout: Cutout, cfg: Config, rng) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ The test set has a solution.csv of dense alphas, drawn as those of the hidden te
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -23,9 +23,10 @@ from core.errors import OperationError, UserError
 from core.files import may_empty, read_list, written_folder
 from core.outputs import same_place
 from core.seeds import Purpose, generator
-from imaging.images import TEST_SHAPE, readable_images, to_levels, write_image
+from imaging.images import TEST_SHAPE, to_levels, write_image
 from imaging.pairs import Split
 from scenes.scene import contact_sheet, draw_pair
+from sources.cutouts import background_files
 from submission.submission_csv import SubmissionWriter, read_rows
 
 SHEET_SIDE = 160  # pixels, of each picture on the sheet of all families
@@ -44,25 +45,36 @@ def fetch(cfg: Config) -> Split:
     refuse_foreign_solution(cfg)
     for side in ("train", "val"):
         may_empty(root / "synthetic" / side, EARLIER.fullmatch)
-    photographs = cfg.data.backgrounds_dir if wanted.background == "folder" else None
-    draw = partial(draw_pair, cfg.seed, backgrounds=readable_images(photographs, cfg.data.on_error)
-                   if photographs else ())
+    draw_pairs, draw_test = ways_to_draw(cfg)
     split = {}
     for side, count in (("train", wanted.train), ("val", wanted.val)):
         folder = root / "synthetic" / side
         with written_folder(folder, EARLIER.fullmatch) as part:
-            drawn = list(parallel(partial(save_pair, draw, part, wanted.size, FIRST_SCENE[side]), count, side))
+            drawn = list(parallel(partial(save_pair, draw_pairs, part, wanted.size, FIRST_SCENE[side]), count, side))
         split[side] = [(*(folder / path.relative_to(part) for path in files), family) for *files, family in drawn]
 
     # the test set appears whole, after its solution
     with written_folder(test_dir, earlier) as part, SubmissionWriter(cfg.data.solution_csv) as writer:
-        for index, alpha in enumerate(parallel(partial(save_test_image, draw, part, cfg), wanted.test, "test")):
+        for index, alpha in enumerate(parallel(partial(save_test_image, draw_test, part, cfg), wanted.test, "test")):
             writer.write(str(index + 1), alpha)
     write_image(root / "synthetic/sheet.png", contact_sheet(SHEET_SIDE, 3, cfg.seed))
     print(f"{root}: {wanted.train} training and {wanted.val} validation pairs of {wanted.size} px, {wanted.test} test "
           f"images of {TEST_SHAPE[0]} px with {cfg.data.solution_csv.name}, in {time.perf_counter() - started:.0f} s; "
           f"all families: {root}/synthetic/sheet.png")
     return split
+
+
+def ways_to_draw(cfg: Config) -> tuple[Callable, Callable]:
+    """What draws the pairs, and what draws the test images: (index, size) -> as draw_pair()."""
+    kind, drawn = cfg.data.synthetic.background, partial(draw_pair, cfg.seed)
+    if kind == "drawn" or (kind == "folder" and cfg.data.backgrounds_dir is None):
+        return drawn, drawn
+    on_pictures = partial(drawn, backgrounds=background_files(cfg, kind, "data.synthetic.background"))
+    return (on_pictures, on_pictures) if kind == "folder" else (partial(in_turn, (drawn, on_pictures)), drawn)
+
+
+def in_turn(ways: Sequence[Callable], index: int, size: int) -> tuple[np.ndarray, np.ndarray, str]:
+    return ways[index % len(ways)](index, size)
 
 
 def earlier_test_set(cfg: Config) -> Callable[[str], bool]:

@@ -1,4 +1,4 @@
-"""What makes composed pairs harder and more like photographs: see-through and textured objects, and others behind them.
+"""What makes composed pairs more like photographs: see-through objects, others behind them, a camera's noise.
 
 Pictures are (H,W,4) float32, premultiplied: alpha·colour in 0…255 and alpha in [0,1].
 """
@@ -35,23 +35,6 @@ def see_through(picture: np.ndarray, rng) -> np.ndarray:
         colours = 0.3 * colours + 0.7 * 255 * (1.1 * luma[..., None] + 0.1).clip(0, 1)
     alpha = alpha * seen
     return np.dstack([alpha[..., None] * colours, alpha]).astype(np.float32)
-
-
-def textured(picture: np.ndarray, photograph: np.ndarray, rng) -> np.ndarray:
-    """The object with a photograph as its surface, shaded as before; photograph (S,S,3) in [0,1].
-
-    Without such objects a network takes every rich texture for something seen through glass.
-    """
-    height, width = picture.shape[:2]
-    # Tiled by reflection, not resized: as sharp as the same photograph behind an object.
-    surface = np.pad(photograph, ((0, max(0, height - len(photograph))), (0, max(0, width - len(photograph))), (0, 0)),
-                     "symmetric")[:height, :width].astype(np.float32)
-    alpha = picture[..., 3:]
-    colours = picture[..., :3] / np.maximum(alpha, 1e-6)
-    shading = 0.4 + 0.9 * cv2.transform(colours, LUMA)[..., None] / 255
-    share = np.float32(rng.uniform(0.5, 1))
-    mixed = share * (255 * surface * shading).clip(0, 255) + (1 - share) * colours
-    return np.dstack([alpha * mixed, alpha]).astype(np.float32)
 
 
 def out_of_focus(behind: np.ndarray, rng) -> np.ndarray:

@@ -99,14 +99,13 @@ class Rgba(Section):
     size: Annotated[int, Field(ge=64, le=4096)]
     scale: Range(0.05, 1)
     see_through: Share
-    textured: Share
     clutter: Share
     camera: Share
     per_object: Count
 
 
 class Synthetic(Section):
-    background: Literal["drawn", "folder"]
+    background: Literal["drawn", "folder", "mixed"]
     train: Count
     val: Count
     test: Count
