@@ -70,6 +70,7 @@ class CudaGraph:
 
     @torch.inference_mode()
     def __init__(self, net: MatteNet, shape: tuple[int, ...], device: torch.device):
+        self.net = net  # the recording reads its weights where they lie: they must not be freed
         self.input = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.graph = torch.cuda.CUDAGraph()
         warm = torch.cuda.Stream(device)
