@@ -236,7 +236,7 @@ def predicted(fold: Fold, target: Path) -> Iterator[Scored]:
 
     with explained_failures(cfg):
         predict = load_predictor(cfg)
-        print(f"fold {fold.number}  {len(val_set)} images with {cfg.infer.weights}: {predict.description}")
+        print(f"fold {fold.number}  {len(val_set)} images with {cfg.infer.named_weights}: {predict.description}")
         rows = predicted_rows(cfg, [pair.image_path for pair in val_set.pairs], predict, NONE)
         yield from in_order(score, enumerate(rows), background_threads(), predict.batch_size)
 

@@ -20,7 +20,7 @@ from slugify import slugify  # as the Kaggle client and Kaggle itself make an ad
 from core import checkpoint
 from core.config import Config
 from core.errors import UserError
-from inference.postprocess import load_tuned, tuned_path
+from inference.tuned import load_tuned, tuned_path
 from submission.kaggle_client import config_dir
 from u2net import U2Net
 
@@ -65,8 +65,8 @@ def dataset_files(cfg: Config) -> dict[str, bytes]:
     if weights:
         files["weights.pth"] = slim_checkpoint(weights, cfg.model.variant)
     if cfg.kernel.mode == "infer" and cfg.infer.postprocess == "tuned":
-        load_tuned(weights)  # fails if it is missing or for other weights
-        files["postprocess.yaml"] = tuned_path(weights).read_bytes()
+        load_tuned(cfg)  # fails if it is missing or for other weights
+        files["postprocess.yaml"] = tuned_path(cfg).read_bytes()
     if (cfg.kernel.mode, cfg.kernel.format) == ("infer", "notebook"):
         history = weights.parent / "metrics.csv"
         files |= {history.name: history.read_bytes()} if history.exists() else {}

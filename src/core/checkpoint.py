@@ -83,10 +83,11 @@ def plausible(config: object) -> bool:
     sections = config or {"model": {}, "infer": {}}
     if not isinstance(sections, dict) or not all(isinstance(sections.get(name), dict) for name in ("model", "infer")):
         return False
-    size = sections["infer"].get("size")
+    size, tta = sections["infer"].get("size"), sections["infer"].get("tta")
+    sizes = [each for each in (size, *(tta if isinstance(tta, list) else [])) if each not in (None, "flip")]
     return (sections["model"].get("variant", "u2netp") in ("u2netp", "u2net")
             and sections["model"].get("predicts", "dense") in ("alpha", "dense")
-            and (size is None or (type(size) is int and 32 <= size <= 16384)))
+            and all(type(each) is int and 32 <= each <= 16384 for each in sizes))
 
 
 def check(path: Path) -> None:

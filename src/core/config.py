@@ -4,17 +4,18 @@ A file given with --config may set any subset of the keys; config.yaml supplies 
 """
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 
 from core import DEFAULTS, ROOT
 from core.errors import UserError
-from core.schema import Config, Loss, Section
+from core.schema import Config, Infer, Loss, Section
 
 EMBEDDED = ROOT / "models/u2netp_dense.pth"  # part of the repository; its model card is beside it
 
@@ -68,6 +69,11 @@ def load_run(path: str | Path, overrides=()) -> Config:
         raise UserError(f"{saved}: {error}") from None
 
 
+def with_infer(cfg: Config, **values: object) -> Config:
+    """cfg with other values in its section infer."""
+    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update=values)})
+
+
 def nothing_trained(cfg: Config) -> bool:
     """Whether infer.weights is the best.pth of a run that was never started."""
     best, run = cfg.infer.weights, cfg.train.out_dir
@@ -76,7 +82,14 @@ def nothing_trained(cfg: Config) -> bool:
 
 def as_overrides(values: Mapping[str, object]) -> list[str]:
     """{"section.key": value} -> key=value as load_config() takes them; texts and paths may hold any character."""
-    return [f"{key}={value if isinstance(value, str | Path) else json.dumps(value)}" for key, value in values.items()]
+    return [f"{key}={_written(value)}" for key, value in values.items()]
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple | list) and any(isinstance(each, str | Path) for each in value):
+        texts = [str(each) if isinstance(each, Path) else each for each in value]
+        return yaml.safe_dump(texts, default_flow_style=True, width=math.inf).strip()
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
 
 
 def flat(values: dict, prefix: str = "") -> dict[str, object]:
@@ -133,9 +146,14 @@ def predict_size(cfg: Config, trained_size: int | None = None) -> int:
     return cfg.infer.size or cfg.data.size or trained_size or OFFICIAL_SIZE
 
 
+def predict_sizes(cfg: Config) -> tuple[int, ...]:
+    """The sizes in infer.tta, else predict_size()."""
+    return cfg.infer.tta_sizes or (predict_size(cfg),)
+
+
 def with_predict_size(cfg: Config) -> Config:
-    """infer.size filled in, so that a checkpoint with this config is used at the size it was validated at."""
-    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"size": predict_size(cfg)})})
+    """infer.size filled in, unless infer.tta has sizes, so that a checkpoint with this config is used as validated."""
+    return cfg if cfg.infer.tta_sizes else with_infer(cfg, size=predict_size(cfg))
 
 
 def _follow(cfg: Config) -> Config:
@@ -144,6 +162,12 @@ def _follow(cfg: Config) -> Config:
     if data.fold is not None and data.fold >= (data.folds or 0):
         raise UserError(f"data.fold={data.fold}: " + (f"should be 0 to {data.folds - 1}, as data.folds={data.folds}"
                                                       if data.folds else "needs data.folds, the number of folds"))
+    if infer.size and infer.tta_sizes:
+        raise UserError(f"infer.size={infer.size}: infer.tta has sizes of its own; set infer.size=null, or leave them "
+                        "out of infer.tta")
+    if infer.shares and len(infer.shares) != len(infer.checkpoints):
+        raise UserError(f"infer.shares: {len(infer.shares)} shares for {len(infer.checkpoints)} of infer.weights; give "
+                        "one for each checkpoint or folder of folds, or null")
     test_set = data.root / "test_dataset"
     data = data.model_copy(update={
         "train_csv": data.train_csv or data.root / "splits/train.csv",
@@ -157,10 +181,16 @@ def _follow(cfg: Config) -> Config:
         key: value for key, value in recipe.items() if getattr(cfg.train, key) == "auto"})
     infer = infer.model_copy(update={
         "images": infer.images or data.test_dir,
-        "weights": named_weights(infer.weights, model.variant) or cfg.train.out_dir / "best.pth",
+        "weights": _resolved_weights(infer, model.variant) or cfg.train.out_dir / "best.pth",
         "submission": infer.submission or cfg.train.out_dir / "submission.csv",
     })
     return cfg.model_copy(update={"data": data, "model": model, "train": train, "infer": infer})
+
+
+def _resolved_weights(infer: Infer, variant: str) -> Path | tuple[Path, ...] | None:
+    """A list of one is that one."""
+    paths = tuple(named_weights(path, variant) for path in infer.checkpoints)
+    return paths if len(paths) > 1 else paths[0]
 
 
 class _Plain(yaml.SafeLoader):
@@ -191,7 +221,8 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not separator or not re.fullmatch(r"\w+(\.\w+){0,3}", key):
         raise UserError(f"'{_one_line(text)}': an override is written key=value, e.g. train.epochs=3")
     kind = _kind(key)
-    if kind is None or _takes_text(kind):  # an unknown key is reported later
+    listed = _takes_list(kind) and value.startswith("[") and value.endswith("]")
+    if kind is None or (_takes_text(kind) and not listed):  # an unknown key is reported later
         values = None if value in ("", "null") else value
     else:
         try:
@@ -220,6 +251,9 @@ def _keep_texts(node: yaml.Node | None, kind: object) -> None:
         for key, value in node.value:
             field = kind.model_fields.get(key.value) if isinstance(key, yaml.ScalarNode) else None
             _keep_texts(value, field and field.annotation)
+    elif isinstance(node, yaml.SequenceNode) and _takes_list(kind):
+        for item in node.value:
+            _keep_texts(item, kind)
     elif isinstance(node, yaml.ScalarNode) and _takes_text(kind) and node.tag != "tag:yaml.org,2002:null":
         node.tag = "tag:yaml.org,2002:str"
 
@@ -235,6 +269,10 @@ def _kind(key: str) -> object:
 
 def _takes_text(kind: object) -> bool:
     return kind in (str, Path) or any(map(_takes_text, get_args(kind)))
+
+
+def _takes_list(kind: object) -> bool:
+    return get_origin(kind) is tuple or any(map(_takes_list, get_args(kind)))
 
 
 def _is_section(kind: object) -> bool:

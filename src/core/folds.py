@@ -3,6 +3,7 @@
     weights = fold_weights(Path("outputs/u2netp"))       # best.pth of every fold, all of them finished
 """
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from core import checkpoint
@@ -33,6 +34,13 @@ def fold_weights(folder: Path) -> list[Path]:
         if lack := what_lacks(run, cfg.train.epochs):
             raise UserError(f"{run}: {lack}; finish it with: {finishing(folder, saved[0])}")
     return [run / "best.pth" for run in runs]
+
+
+def weights_identity(entries: Sequence[Path]) -> dict[str, str] | list:
+    """checkpoint.identity() of one file; for a folder of folds, or several entries, the list of theirs."""
+    found = [[checkpoint.identity(path) for path in fold_weights(entry)] if entry.is_dir()
+             else checkpoint.identity(entry) for entry in entries]
+    return found if len(found) > 1 else found[0]
 
 
 def finishing(folder: Path, config: Path) -> str:
