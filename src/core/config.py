@@ -272,7 +272,8 @@ def _takes_text(kind: object) -> bool:
 
 
 def _takes_list(kind: object) -> bool:
-    return get_origin(kind) is tuple or any(map(_takes_list, get_args(kind)))
+    """Whether a list of any length is allowed."""
+    return (get_origin(kind) is tuple and get_args(kind)[-1] is Ellipsis) or any(map(_takes_list, get_args(kind)))
 
 
 def _is_section(kind: object) -> bool:
@@ -301,9 +302,11 @@ def _explain(error: ValidationError) -> str:
     key = max((k for k in known if f"{key}.".startswith(f"{k}.")), key=len, default=key)
     if finding["type"] == "missing":
         return f"{key} is missing; config.yaml shows all keys"
+    findings = [f for f in error.errors(include_url=False) if f"{'.'.join(map(str, f['loc']))}.".startswith(f"{key}.")]
+    ours = [f for f in findings if f["type"] == "value_error"]  # says more than what another type would allow
+    plain = PLAIN | ({"tuple_type": "should be a list"} if _takes_list(_kind(key)) else {})
     allowed = " or ".join(dict.fromkeys(
-        PLAIN.get(f["type"], f["msg"].removeprefix("Input ").removeprefix("Value error, "))
-        for f in error.errors(include_url=False) if f"{'.'.join(map(str, f['loc']))}.".startswith(f"{key}.")))
+        plain.get(f["type"], f["msg"].removeprefix("Input ").removeprefix("Value error, ")) for f in ours or findings))
     return f"{key}={_one_line(finding['input'])}: {allowed}"
 
 
