@@ -27,7 +27,7 @@ from dataset import ValidationSet
 from imaging.images import list_images, read_rgb
 from imaging.pairs import read_pairs
 from inference.predictor import Predictor, load_predictor
-from inference.weights import with_weights
+from inference.weights import refuse_several, with_weights
 from submission.check import baselines
 from submission.submission_csv import read_alphas
 from training.metrics import mse
@@ -51,6 +51,7 @@ class Score:
 
 def embed(run: Config, cfg: Config, out: Path, photographs: Sequence[Path]) -> None:
     """run: whose weights go into the file `out`. cfg: what they are then measured with, config.yaml's own settings."""
+    refuse_several(run)
     card = out.with_suffix(".md")
     no_input("--out", out, [run.infer.weights])
     for target in (out, card):

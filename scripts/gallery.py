@@ -35,7 +35,7 @@ def gallery(cfg: Config, photographs: Path, out: Path) -> None:
     no_input("--out", out, paths)
     may_write(out)
     predict = load_predictor(cfg)
-    print(f"{len(paths)} photographs of {photographs} with {cfg.infer.weights}: {predict.description}")
+    print(f"{len(paths)} photographs of {photographs} with {cfg.infer.named_weights}: {predict.description}")
     columns = [column(predict, read_rgb(path)) for path in paths]
     captions = ["photograph", "dense alpha", "cut-out on another background"]
     write_image(out, sheet(list(zip(*columns, strict=True)), captions))

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from core import checkpoint, cli
-from core.config import Config, select_metric
+from core.config import Config, select_metric, with_infer
 from core.device import hardware, pick_device
 from core.files import remove, written_whole
 from core.outputs import check_folder, may_write
@@ -26,10 +26,10 @@ from imaging.pairs import configured_pairs, pairs_source, read_pair
 from inference.int8 import Ranges, measure_ranges, ranges_path, save_ranges
 from inference.matte_net import MatteNet
 from inference.openvino_backend import CAPABILITIES, OpenvinoNetwork, available, capabilities
-from inference.predictor import Loaded, Predictor, load_model, load_network
+from inference.predictor import Loaded, Predictor, load_model, single_predictor
 from inference.squares import to_square
 from inference.torch_backend import live_network
-from inference.weights import run_with_weights
+from inference.weights import refuse_several, run_with_weights
 from training import metrics
 from u2net import U2Net
 
@@ -40,20 +40,20 @@ EXACT, INT8 = "fp32, as trained", "int8, openvino"
 
 def compare(cfg: Config) -> None:
     """cfg: the run's."""
+    refuse_several(cfg)
     path = cfg.train.out_dir / "precision.json"
     for target in (path, ranges_path(cfg.infer.weights)):
         check_folder(target.parent, "make it writable, or work on a copy of it")
         may_write(target)
     val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
     identity = checkpoint.identity(cfg.infer.weights)  # first, because a running training may replace the file
-    loaded = load_model(cfg)
-    model, size, density = loaded
+    model, size, density = loaded = load_model(cfg)
     device, metric = pick_device(), select_metric(cfg)
     machine = hardware()
     print(f"val     {len(val_set)} images of {pairs_source(cfg, 'val')} with {cfg.infer.weights}: {size} px, tta "
-          f"{cfg.infer.tta}, {machine}")
+          f"{cfg.infer.flips}, {machine}")
     ranges = int8_ranges(cfg, model, size) if computes("int8", device) else None
-    exact = Predictor(live_network(model.to(device), cfg.infer.tta, device, "fp32"), size, cfg.infer.tile_over,
+    exact = Predictor(live_network(model.to(device), cfg.infer.flips, device, "fp32"), size, cfg.infer.tile_over,
                       density)
     rows = measure({EXACT: exact, **backends(cfg, loaded, device, ranges)}, val_set, metric)
     print("\n".join(table(rows, metric)))
@@ -61,7 +61,7 @@ def compare(cfg: Config) -> None:
         keep_or_drop(cfg, identity, ranges, rows[INT8]["change"])
     with written_whole(path) as part:
         part.write_text(json.dumps({"machine": machine, "metric": metric, "images": len(val_set), "size": size,
-                                    "tta": cfg.infer.tta, "rows": rows}, indent=1))
+                                    "tta": cfg.infer.flips, "rows": rows}, indent=1))
     print(path)
 
 
@@ -73,10 +73,9 @@ def backends(cfg: Config, loaded: Loaded, device: torch.device, ranges: Ranges |
     model, size, density = loaded
     found = {}
     for backend, precision in wanted:
-        infer = cfg.infer.model_copy(update={"backend": backend, "precision": precision})
-        found[f"{precision}, {backend}"] = Predictor(
-            OpenvinoNetwork(model, size, infer, ranges) if precision == "int8"
-            else load_network(cfg.model_copy(update={"infer": infer}), model, size), size, infer.tile_over, density)
+        own = with_infer(cfg, backend=backend, precision=precision)
+        found[f"{precision}, {backend}"] = single_predictor(own, loaded) if precision != "int8" else Predictor(
+            OpenvinoNetwork(model, size, own.infer, ranges), size, own.infer.tile_over, density)
     return found
 
 

@@ -31,7 +31,7 @@ from imaging.images import list_images, read_rgb
 from imaging.pairs import configured_pairs, pairs_source
 from imaging.pictures import ERROR_FULL, grey, heat, panel_sheet, save_picture
 from inference.predictor import Predictor, load_predictor
-from inference.weights import with_weights
+from inference.weights import refuse_several, with_weights
 from reporting.page import embedded, save_page
 from reporting.run_files import check_weights, read_run
 from reporting.summary import collect, ranks
@@ -42,6 +42,7 @@ SHOWN = 6   # test images in report.png
 
 def report(cfg: Config) -> None:
     """Writes report.html into the run folder; and report.png, if there are infer.submission and data.solution_csv."""
+    refuse_several(cfg)
     check_folder(cfg.train.out_dir, "make it writable, or work on a copy of it")
     page = cfg.train.out_dir / "report.html"
     run = read_run(cfg.train.out_dir)

@@ -19,13 +19,12 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import numpy as np
-import yaml
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core import checkpoint, cli
-from core.config import Config, select_metric
+from core.config import Config, select_metric, with_infer
 from core.files import written_whole
 from core.outputs import check_folder, may_write
 from core.seeds import Purpose, generator
@@ -33,19 +32,18 @@ from dataset import ValidationSet
 from imaging.pairs import configured_pairs, pairs_source
 from inference.postprocess import (
     NONE,
-    NOT_TUNED,
     ORIGINAL,
     Setting,
-    Tuned,
     apply,
     calibration_table,
     correction_table,
     fit_affine,
     fit_correction,
     fit_gamma,
-    tuned_path,
 )
-from inference.predictor import Loaded, Prediction, Predictor, load_model, load_network
+from inference.prediction import Prediction
+from inference.predictor import Loaded, Predictor, load_model, single_predictor
+from inference.tuned import NOT_TUNED, Tuned, save_tuned, tuned_path
 from inference.weights import run_with_weights
 from reporting.intervals import intervals
 from training import metrics
@@ -110,7 +108,7 @@ class Result:
 
 def tune(cfg: Config) -> None:
     """cfg: the run's. Writes postprocess.yaml (even for "none"), sizes.png and tune.png beside its best checkpoint."""
-    path = tuned_path(cfg.infer.weights)
+    path = tuned_path(cfg)
     picture, metric = path.with_name("tune.png"), select_metric(cfg)
     sizes = path.with_name("sizes.png")
     check_folder(path.parent, "make it writable, or work on a copy of it")
@@ -151,7 +149,7 @@ def ways_to_try(cfg: Config, size: int, val_set: ValidationSet) -> list[Way]:
 
 
 def predictor(cfg: Config, loaded: Loaded, way: Way) -> Predictor:
-    return Predictor(load_network(cfg, loaded.model, way.size), *way, loaded.density)
+    return single_predictor(with_infer(cfg, tile_over=way.tile_over), loaded._replace(size=way.size))
 
 
 def measure_way(cfg: Config, loaded: Loaded, way: Way, val_set: ValidationSet, metric: str) -> Measured:
@@ -306,15 +304,6 @@ def table(results: Sequence[Result], metric: str, count: int) -> str:
     original = next(result for result in results if result.candidate == THE_ORIGINAL)
     accepted = ", ".join(result.candidate for result in results if result.verdict == "helps") or "none"
     return "\n".join([*lines, "", f"{THE_ORIGINAL}: {original.verdict}", f"accepted: {accepted}"])
-
-
-def save_tuned(path: Path, identity: dict[str, str], tuned: Tuned, evidence: dict) -> None:
-    """identity: of the checkpoint that it was chosen for."""
-    setting, size, tile_over = tuned
-    values = {"name": setting.name, "parameters": setting.parameters, "size": size, "tile_over": tile_over,
-              "weights": identity, "evidence": evidence}
-    with written_whole(path) as part:
-        part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def save_intervals(path: Path, results: Sequence[Result], title: str) -> None:

@@ -23,9 +23,12 @@ from core.distributed import ALONE, World
 from core.errors import OperationError, UserError
 from imaging.foreground import estimate_foreground
 from imaging.images import is_text, list_images, read_rgb, to_levels, write_image
-from inference.postprocess import NOT_TUNED, Setting, Tuned, apply, load_tuned
-from inference.predictor import Predictor, Raw, load_predictor
+from inference.ensemble import Ensemble
+from inference.postprocess import Setting, apply
+from inference.prediction import Raw
+from inference.predictor import Predictor, load_predictor
 from inference.preflight import agreed_block, check_outputs, check_overwrites, readable_images
+from inference.tuned import NOT_TUNED, load_tuned, with_tuned
 from inference.weights import with_weights
 from submission.check import in_sample_order
 from submission.submission_csv import SubmissionWriter, encode_alpha, shared_out
@@ -34,12 +37,12 @@ from submission.submission_csv import SubmissionWriter, encode_alpha, shared_out
 class Prepared(NamedTuple):
     """An image on its way to the network."""
     path: Path
-    rgb: np.ndarray     # (H,W,3) uint8
-    square: np.ndarray  # (S,S,3) uint8, as the network sees it
+    rgb: np.ndarray          # (H,W,3) uint8
+    seen: np.ndarray | dict  # of Predictor.prepare()
 
 
-def infer(cfg: Config, world: World = ALONE) -> None:
-    """Writes cfg.infer.submission (and png_dir, cutout_dir), each file whole or not at all.
+def infer(cfg: Config, world: World = ALONE) -> float:
+    """Writes cfg.infer.submission (and png_dir, cutout_dir), each file whole or not at all -> seconds per image.
 
     With data.on_error=skip, images that cannot be read get no matte and no cut-out, and no submission is written.
     """
@@ -47,11 +50,11 @@ def infer(cfg: Config, world: World = ALONE) -> None:
     paths = ordered_images(cfg)
     check_overwrites(cfg, paths)
     paths, left_out = readable_images(cfg, paths, world)
-    tuned = load_tuned(cfg.infer.weights) if cfg.infer.postprocess == "tuned" else NOT_TUNED
-    cfg = at_tuned_size(cfg, tuned)
+    tuned = load_tuned(cfg) if cfg.infer.postprocess == "tuned" else NOT_TUNED
+    cfg = with_tuned(cfg, tuned)
     with explained_failures(cfg):
         predict = load_predictor(cfg)
-        print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.weights}: {predict.description}, "
+        print(f"{len(paths)} images of {cfg.infer.images} with {cfg.infer.named_weights}: {predict.description}, "
               f"post-processing {tuned.setting}")
         started = time.perf_counter()
         block = agreed_block(world, paths, predict.batch_size)
@@ -69,14 +72,7 @@ def infer(cfg: Config, world: World = ALONE) -> None:
     if left_out:
         existing = "; the existing file is from an earlier run" if cfg.infer.submission.exists() else ""
         print(f"{cfg.infer.submission}: not written, because {left_out} images are missing{existing}")
-
-
-def at_tuned_size(cfg: Config, tuned: Tuned) -> Config:
-    """With the size that was tuned, unless infer.size is set."""
-    if cfg.infer.size or not tuned.size:
-        return cfg
-    sizes = {"size": tuned.size, "tile_over": tuned.tile_over or cfg.infer.tile_over}
-    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update=sizes)})
+    return seconds / len(paths)
 
 
 @contextlib.contextmanager
@@ -93,7 +89,8 @@ def explained_failures(cfg: Config) -> Iterator[None]:
                              "command again") from None
 
 
-def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: Setting) -> Iterator[tuple[str, str]]:
+def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor | Ensemble,
+                   setting: Setting) -> Iterator[tuple[str, str]]:
     """(filename, image_utf) of each image, in order.
 
     Reading and encoding run in threads beside the network; each holds only a few images at a time.
@@ -116,7 +113,7 @@ def predicted_rows(cfg: Config, paths: list[Path], predict: Predictor, setting: 
 
     def run(images: Iterable[Prepared]) -> Iterator[tuple[Prepared, Raw]]:
         for batch in batched(images, predict.batch_size, len(paths)):
-            yield from zip(batch, predict.run([i.rgb for i in batch], [i.square for i in batch]), strict=True)
+            yield from zip(batch, predict.run([i.rgb for i in batch], [i.seen for i in batch]), strict=True)
 
     cv2.setNumThreads(1)  # the threads below are enough
     threads = background_threads()

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from core import checkpoint, cli, distributed
-from core.config import Config, load_config, predict_size, select_metric, with_predict_size
+from core.config import Config, load_config, predict_sizes, select_metric, with_predict_size
 from core.device import autocast, check_compiler, describe, pick_device, pick_precision
 from core.distributed import ALONE, World
 from core.errors import OperationError, UserError
@@ -24,6 +24,7 @@ from core.outputs import check_folder
 from dataset import TrainSet, ValidationSet
 from imaging.pairs import Pair, configured_pairs, pairs_source, shared
 from imaging.pictures import panel_sheet, save_picture
+from inference.ensemble import ensemble
 from inference.predictor import Predictor, density_params
 from inference.torch_backend import live_network
 from losses import matting_loss
@@ -160,8 +161,9 @@ def begin(run: Run) -> None:
 def prepare_validator(run: Run, val_set: ValidationSet) -> Validator:
     """Validates run.average; prints the levels to read its val_mse_dense against."""
     cfg = run.cfg
-    network = live_network(run.average, cfg.infer.tta, run.device, run.precision)
-    predict = Predictor(network, predict_size(cfg), cfg.infer.tile_over, density_params(cfg, cfg.model.predicts))
+    network = live_network(run.average, cfg.infer.flips, run.device, run.precision)
+    predict = ensemble([Predictor(network, size, cfg.infer.tile_over, density_params(cfg, cfg.model.predicts))
+                        for size in predict_sizes(cfg)])
     levels = reference_levels(val_set, cfg, cfg.train.out_dir / "levels.json", run.world)
     official = baselines.official_levels(val_set, cfg, cfg.train.out_dir / "levels_official.json", run.world)
     print(f"levels  val_mse_dense: floor {levels['floor']:.4f}, best constant {levels['constant']:.4f}, "

@@ -6,6 +6,7 @@ import yaml
 
 from conftest import scene
 from core import checkpoint
+from core.config import DEFAULTS, load_config
 from core.errors import UserError
 from inference.postprocess import (
     METHODS,
@@ -17,9 +18,8 @@ from inference.postprocess import (
     calibration_table,
     fit_affine,
     fit_gamma,
-    load_tuned,
-    tuned_path,
 )
+from inference.tuned import load_tuned, tuned_path
 
 RGB = np.zeros((128, 128, 3), np.uint8)
 SETTINGS = [NONE, ORIGINAL, Setting("guided", {"radius": 8, "eps": 1e-3}), Setting("gamma", {"exponent": 0.5}),
@@ -158,16 +158,20 @@ def weights(tmp_path):
     return tmp_path / "best.pth"
 
 
+def configured(weights):
+    return load_config(DEFAULTS, [f"infer.weights={weights}"])
+
+
 def write(weights, **changes):
     values = {"name": "gamma", "parameters": {"exponent": 0.9}, "weights": checkpoint.identity(weights), **changes}
-    tuned_path(weights).write_text(yaml.safe_dump(values))
+    tuned_path(configured(weights)).write_text(yaml.safe_dump(values))
 
 
 def test_a_setting_survives_its_file(weights):
     table = calibration_table(np.full((8, 8), 0.3, np.float32), np.full((8, 8), 0.7, np.float32))
     for setting in [*SETTINGS, fit_affine(table), fit_gamma(table)]:
         write(weights, name=setting.name, parameters=setting.parameters)
-        assert load_tuned(weights).setting == setting
+        assert load_tuned(configured(weights)).setting == setting
 
 
 @pytest.mark.parametrize("changes", [
@@ -178,18 +182,18 @@ def test_a_setting_survives_its_file(weights):
 def test_a_damaged_file_is_refused_in_one_line(weights, changes):
     write(weights, **changes)
     with pytest.raises(UserError, match="make tune") as error:
-        load_tuned(weights)
+        load_tuned(configured(weights))
     assert "\n" not in str(error.value) and "postprocess.yaml" in str(error.value)
 
 
 def test_a_missing_file_and_one_for_other_weights_are_refused(weights):
     with pytest.raises(UserError, match="make tune"):
-        load_tuned(weights)
+        load_tuned(configured(weights))
     for text in ("", "- a", "{"):
-        tuned_path(weights).write_text(text)
+        tuned_path(configured(weights)).write_text(text)
         with pytest.raises(UserError, match="make tune"):
-            load_tuned(weights)
+            load_tuned(configured(weights))
     write(weights)
     torch.save({"model_state": {"layer": torch.ones(1)}, "epoch": 3, "metrics": {"val_mse_dense": 1e-5}}, weights)
     with pytest.raises(UserError, match="another checkpoint"):
-        load_tuned(weights)
+        load_tuned(configured(weights))

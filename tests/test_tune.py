@@ -13,8 +13,9 @@ from dataset import ValidationSet
 from imaging.images import read_rgb
 from imaging.pairs import configured_pairs
 from infer import infer
-from inference.postprocess import NONE, NOT_TUNED, Setting, load_tuned
-from inference.predictor import Prediction
+from inference.postprocess import NONE, Setting
+from inference.prediction import Prediction
+from inference.tuned import NOT_TUNED, load_tuned
 from submission.submission_csv import decode_alpha, read_rows
 
 XRAY = load_config(DEFAULTS).augment.xray
@@ -152,7 +153,7 @@ def test_the_command_measures_a_run_and_infer_applies_the_result(run_copy, pairs
 def test_three_images_are_too_little_evidence(run_copy, capsys):
     tune.tune(of_run(run_copy, "data.limit=3"))
     assert "too little evidence" in capsys.readouterr().out
-    assert load_tuned(run_copy / "best.pth") == NOT_TUNED
+    assert load_tuned(load_config(DEFAULTS, [f"infer.weights={run_copy / 'best.pth'}"])) == NOT_TUNED
 
 
 def test_a_folder_without_a_run_is_named(run_copy):

@@ -5,6 +5,7 @@ become a wrong weight. load() verifies the checksums.
 """
 import argparse
 import hashlib
+import io
 import pickle
 import warnings
 import zipfile
@@ -32,6 +33,13 @@ def save(path: str | Path, state: dict, previous: Path | None = None) -> None:
                 move(path, previous)
     except RuntimeError as error:  # torch's writer hides the OSError
         raise OperationError(disk_full(path, brief(error), needed=size(state))) from None
+
+
+def to_bytes(state: dict) -> bytes:
+    """What save() would write, without its file's name: the same bytes for the same state."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def size(value: object) -> int:
@@ -83,10 +91,11 @@ def plausible(config: object) -> bool:
     sections = config or {"model": {}, "infer": {}}
     if not isinstance(sections, dict) or not all(isinstance(sections.get(name), dict) for name in ("model", "infer")):
         return False
-    size = sections["infer"].get("size")
+    size, tta = sections["infer"].get("size"), sections["infer"].get("tta")
+    sizes = [each for each in (size, *(tta if isinstance(tta, list) else [])) if each not in (None, "flip")]
     return (sections["model"].get("variant", "u2netp") in ("u2netp", "u2net")
             and sections["model"].get("predicts", "dense") in ("alpha", "dense")
-            and (size is None or (type(size) is int and 32 <= size <= 16384)))
+            and all(type(each) is int and 32 <= each <= 16384 for each in sizes))
 
 
 def check(path: Path) -> None:

@@ -22,6 +22,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def machine_memory() -> int:
+    """Bytes; very many where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return sys.maxsize
+
+
 def pick_device() -> torch.device:
     """The first visible GPU (see CUDA_VISIBLE_DEVICES), else the CPU, for which malloc is tuned.
 

@@ -234,6 +234,7 @@ class Kernel(Section):
     max_hours: Annotated[float, Field(gt=0, le=12)]
     versions: Literal["kaggle"] | None
     processes: Literal["auto"] | Annotated[int, Field(ge=1, le=16)]
+    time_factor: Literal["auto"] | Positive
 
 
 class Weights(Section):
@@ -245,14 +246,37 @@ class Weights(Section):
         return url and without_secrets(url)
 
 
+def _several(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    if not paths:
+        raise ValueError("an empty list; name a checkpoint, or null")
+    if len(set(paths)) < len(paths):
+        raise ValueError("a checkpoint is named twice; give it a larger share in infer.shares")
+    return paths
+
+
+def _some_share(shares: tuple[float, ...]) -> tuple[float, ...]:
+    if not sum(shares) > 0:
+        raise ValueError("one share must be above 0")
+    return shares
+
+
+def _flip_first(tta: tuple[str | int, ...]) -> str | tuple[str | int, ...]:
+    """flip or none where no size is named."""
+    if len(set(tta)) < len(tta):
+        raise ValueError("flip or a size is named twice")
+    flip, sizes = [each for each in tta if each == "flip"], [each for each in tta if each != "flip"]
+    return (*flip, *sizes) if sizes else "flip" if flip else "none"
+
+
 class Infer(Section):
     images: Location | None
-    weights: Location | None
+    weights: Location | Annotated[tuple[Location, ...], AfterValidator(_several)] | None
+    shares: Annotated[tuple[NonNegative, ...], AfterValidator(_some_share)] | None
     submission: Location | None
     size: Side | None
     tile_over: Side | None
     batch_size: Literal["auto"] | Count
-    tta: Literal["none", "flip"]
+    tta: Literal["none", "flip"] | Annotated[tuple[Literal["flip"] | Side, ...], AfterValidator(_flip_first)]
     postprocess: Literal["none", "tuned"]
     backend: Literal["auto", "torch", "openvino"]
     precision: Literal["auto", "bf16", "fp16", "fp32", "int8"]
@@ -260,6 +284,26 @@ class Infer(Section):
     png: Literal["dense", "alpha"]
     png_dir: Location | None
     cutout_dir: Location | None
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """The entries of `weights`: checkpoints and folders of folds."""
+        return self.weights if isinstance(self.weights, tuple) else (self.weights,)
+
+    @property
+    def named_weights(self) -> str:
+        """`weights` for a message."""
+        return ", ".join(map(str, self.checkpoints))
+
+    @property
+    def flips(self) -> Literal["none", "flip"]:
+        """`tta` without its sizes."""
+        return "flip" if "flip" in self.tta else "none"
+
+    @property
+    def tta_sizes(self) -> tuple[int, ...]:
+        """The sizes in `tta`; empty: one size, see config.predict_size()."""
+        return tuple(each for each in self.tta if each != "flip") if isinstance(self.tta, tuple) else ()
 
 
 class Config(Section):

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.util
 import io
-import os
 import platform
 import sys
 import warnings
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core.device import machine_memory
 from core.errors import OperationError, UserError
 from core.files import written_whole
 from core.schema import Infer
@@ -86,6 +86,7 @@ class OpenvinoNetwork:
         self.batch_size = -(-streams // passes) if infer.batch_size == "auto" else infer.batch_size
         options = {"INFERENCE_PRECISION_HINT": HINTS[computed], "NUM_STREAMS": streams,
                    "INFERENCE_NUM_THREADS": max(threads, streams)}
+        self.kept_bytes = streams * stream_bytes(size, precision)
         compiled, note = compile_cached(net, size, options, cache_path(infer.weights, size, precision))
         self.queue = load_openvino().AsyncInferQueue(compiled, streams)
         self.queue.set_callback(keep_result)
@@ -127,12 +128,11 @@ def pick_cpu_precision(wanted: str, found: list[str]) -> str:
 
 def pick_streams(threads: int, size: int, precision: str) -> int:
     """One per four threads, fewer if they would need more than half of the machine's memory; at least 1."""
-    need = BYTES_PER_PIXEL * size**2 * (2 if precision == "fp32" else 1)
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        memory = sys.maxsize
-    return max(1, min(threads // THREADS_PER_STREAM, memory // 2 // need))
+    return max(1, min(threads // THREADS_PER_STREAM, machine_memory() // 2 // stream_bytes(size, precision)))
+
+
+def stream_bytes(size: int, precision: str) -> int:
+    return BYTES_PER_PIXEL * size**2 * (2 if precision == "fp32" else 1)
 
 
 def cache_path(weights: Path, size: int, precision: str) -> Path:

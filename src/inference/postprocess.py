@@ -6,15 +6,9 @@
 the image, so that a setting means the same at every size. Nothing here loops over pixels or components.
 """
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-import yaml
-
-from core import checkpoint
-from core.errors import UserError, brief
 
 BACKGROUND_BOUND = 0.25  # dense alphas never exceed it outside the object (xray_alpha_dense clips there)
 RIDGE = 3e-3             # added to the mean square of each feature
@@ -194,41 +188,3 @@ def fit_correction(table: np.ndarray) -> Setting:
     dot = np.zeros((1, 1), np.float32)
     names = correction_features(dot, np.zeros((1, 1, 3), np.uint8), dot)
     return Setting("correction", dict(zip(names, weights.round(4).tolist(), strict=True)))
-
-
-class Tuned(NamedTuple):
-    """What `make tune` chose for a checkpoint."""
-    setting: Setting
-    size: int | None = None       # longer side of the network's input; None: as trained
-    tile_over: int | None = None  # tiles add detail to images over this size; None: as configured
-
-
-NOT_TUNED = Tuned(NONE)
-
-
-def tuned_path(weights: Path) -> Path:
-    return weights.parent / "postprocess.yaml"
-
-
-def load_tuned(weights: Path) -> Tuned:
-    """What `make tune` chose for this checkpoint. UserError if there is nothing, or it is for another one."""
-    path = tuned_path(weights)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        setting = Setting(values["name"], values["parameters"])
-        sizes = [values.get(key) and int(values[key]) for key in ("size", "tile_over")]
-        if not all(size is None or 32 <= size <= 16384 for size in sizes):
-            raise ValueError("a size is not between 32 and 16384")
-        trial = apply(setting, np.zeros((8, 8, 3), np.uint8), np.full((8, 8), 0.5, np.float32))
-        if not np.isfinite(trial).all():
-            raise ValueError("its parameters are not finite")
-        tuned_for = values["weights"]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no tuned post-processing for {weights}; run `make tune`, or set "
-                        "infer.postprocess=none") from None
-    except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError, cv2.error) as error:
-        raise UserError(f"{path}: holds no valid post-processing ({brief(error)}); run `make tune` again") from None
-    if tuned_for != checkpoint.identity(weights):
-        raise UserError(f"{path}: was tuned for another checkpoint, not {weights}; run `make tune` again, or set "
-                        "infer.postprocess=none")
-    return Tuned(setting, *sizes)

@@ -7,7 +7,6 @@ The dense alpha is a known function of the picture and the object's alpha (xray_
 only the alpha, and the dense alpha is composed from both; or it predicts the dense alpha directly (model.predicts).
 """
 import time
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -15,12 +14,14 @@ import torch
 
 from augment import XrayParams, middle_xray_params, xray_alpha_dense
 from core import checkpoint
-from core.config import Config, predict_size
-from core.device import pick_device, pick_precision
-from core.errors import OperationError, UserError
+from core.config import Config, predict_size, with_infer
+from core.device import machine_memory, pick_device, pick_precision
+from core.errors import OperationError
 from core.folds import fold_weights
 from inference import openvino_backend
+from inference.ensemble import Ensemble, ensemble
 from inference.formats import measured_format
+from inference.prediction import Prediction, Raw
 from inference.squares import from_square, inner_shape, to_square
 from inference.tiling import add_detail, batches, tiled_alpha
 from inference.torch_backend import folded_network
@@ -32,21 +33,10 @@ class Network(Protocol):
     description: str  # what runs where, in one line
     tta: str
     batch_size: int   # images per call that keep it busy
+    kept_bytes: int   # memory that it holds between calls, about; 0 if only its weights
 
     def __call__(self, squares: np.ndarray) -> np.ndarray:
         """(N,S,S,3) uint8 -> (N,S,S) float32 in [0,1], N <= batch_size."""
-
-
-class Raw(NamedTuple):
-    """The network's output for one image."""
-    alpha: np.ndarray         # (S,S), of its square
-    tiles: np.ndarray | None  # (H,W), if the image is large
-
-
-class Prediction(NamedTuple):
-    """For one image, (H,W) float32 in [0,1] each; the same array twice if the network predicts the answer directly."""
-    alpha: np.ndarray  # of the object
-    dense: np.ndarray  # the answer, which a submission holds
 
 
 class Predictor:
@@ -61,10 +51,16 @@ class Predictor:
     def __init__(self, network: Network, size: int, tile_over: int | None = None, density: XrayParams | None = None):
         self.network, self.size, self.tile_over, self.density = network, size, tile_over, density
         self.batch_size = network.batch_size
+        self.way = size, tile_over, density  # outputs of the same way can be averaged as they are
         self.seconds = 0.0  # spent in the network
-        self.description = f"{network.description}, {size} px, tta {network.tta}" + (
-            f", tiles over {tile_over} px" if tile_over else "") + (
+        self.manner = f"tta {network.tta}" + (f", tiles over {tile_over} px" if tile_over else "") + (
             ", dense alpha composed from alpha and picture" if density else "")
+        self.description = f"{network.description}, {size} px, {self.manner}"
+
+    @property
+    def members(self) -> tuple:
+        """As an Ensemble's."""
+        return ((self, 1.0),)
 
     def __call__(self, rgb_batch: list[np.ndarray]) -> list[np.ndarray]:
         """(H,W,3) uint8 each, sizes may differ -> (H,W) float32 in [0,1] each: the answers."""
@@ -83,11 +79,14 @@ class Predictor:
         return [Raw(alpha, self._tiles(rgb)) for rgb, alpha in zip(rgbs, alphas, strict=True)]
 
     def finish(self, rgb: np.ndarray, raw: Raw) -> Prediction:
+        alpha = self.matte(rgb, raw)
+        return Prediction(alpha, xray_alpha_dense(rgb, alpha, self.density) if self.density else alpha)
+
+    def matte(self, rgb: np.ndarray, raw: Raw) -> np.ndarray:
+        """(H,W): the network's own output at the image's size, with detail from tiles."""
         shape = rgb.shape[:2]
         alpha = from_square(raw.alpha, shape)
-        if raw.tiles is not None:
-            alpha = add_detail(alpha, raw.tiles, inner_shape(shape, self.size))
-        return Prediction(alpha, xray_alpha_dense(rgb, alpha, self.density) if self.density else alpha)
+        return alpha if raw.tiles is None else add_detail(alpha, raw.tiles, inner_shape(shape, self.size))
 
     def _tiles(self, rgb: np.ndarray) -> np.ndarray | None:
         if self.tile_over is None or max(rgb.shape) <= max(self.tile_over, self.size):
@@ -103,44 +102,45 @@ class Predictor:
         return alphas
 
 
-def load_predictor(cfg: Config) -> Predictor:
-    """The predictor that cfg.infer asks for, with the best backend for this machine.
+def load_predictor(cfg: Config) -> Predictor | Ensemble:
+    """What cfg.infer asks for, with the best backend for this machine: one network, or the weighted mean of several.
 
-    If infer.weights is a folder of folds, of the mean of their alphas.
+    All networks stay in memory. UserError if they do not fit there.
     """
-    if cfg.infer.weights.is_dir():
-        return load_ensemble(cfg)
-    model, size, density = load_model(cfg)
-    return Predictor(load_network(cfg, model, size), size, cfg.infer.tile_over, density)
+    shares = cfg.infer.shares or (1.0,) * len(cfg.infer.checkpoints)
+    used = [(path, share) for path, share in zip(cfg.infer.checkpoints, shares, strict=True) if share > 0]
+    members = load_members(with_infer(cfg, weights=tuple(path for path, _ in used)))
+    sizes = len(members) // len(used)
+    return ensemble(members, [share for _, share in used for _ in range(sizes)])
 
 
-class Ensemble:
-    """Several networks as one: the mean of their alphas, in float."""
+def load_members(cfg: Config) -> list[Predictor | Ensemble]:
+    """What load_predictor() takes the mean of: each entry of infer.weights at each size of infer.tta, size by size.
 
-    def __init__(self, networks: Sequence[Network]):
-        self.networks, self.tta = networks, networks[0].tta
-        self.batch_size = min(network.batch_size for network in networks)
-        self.description = f"mean of {len(networks)} networks, {networks[0].description}"
+    An entry that is a folder of folds is the mean of its networks.
+    """
+    members, kept = [], 0
+    for entry in cfg.infer.checkpoints:
+        ones = [with_infer(cfg, weights=path, shares=None) for path in
+                (fold_weights(entry) if entry.is_dir() else [entry])]
+        networks = [(one, load_model(one)) for one in ones]
+        for size in cfg.infer.tta_sizes or (None,):
+            predictors = []
+            for one, loaded in networks:
+                predictors.append(single_predictor(one, loaded._replace(size=size or loaded.size)))
+                kept += predictors[-1].network.kept_bytes
+                check_memory(kept, len(members) + 1)
+            members.append(ensemble(predictors))
+    return members
 
-    def __call__(self, squares: np.ndarray) -> np.ndarray:
-        return sum(network(squares) for network in self.networks) / np.float32(len(self.networks))
 
-
-def load_ensemble(cfg: Config) -> Predictor:
-    """The networks of all folds in the folder infer.weights, all in memory. UserError if they do not fit together."""
-    members = [cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": path})})
-               for path in fold_weights(cfg.infer.weights)]
-    networks, ways = [], {}
-    for member in members:
-        model, *way = load_model(member)
-        ways.setdefault(tuple(way), member.infer.weights)
-        if len(ways) > 1:
-            one, other = ways.values()
-            raise UserError(f"{other}: sees images at another size than {one}, or does not predict the same "
-                            "(model.predicts), so their alphas have no common mean; train all folds alike")
-        networks.append(load_network(member, model, way[0]))
-    size, density = next(iter(ways))
-    return Predictor(Ensemble(networks), size, cfg.infer.tile_over, density)
+def check_memory(needed: int, count: int) -> None:
+    """OperationError if `count` networks, which hold `needed` bytes together, are clearly too much."""
+    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else machine_memory()
+    if needed > memory:
+        raise OperationError(f"{count} networks need about {needed / 1e9:.0f} GB at the same time, of "
+                             f"{memory / 1e9:.0f}; infer with each alone (infer.weights, infer.submission) and average "
+                             "their submissions with `python src/submit.py blend`")
 
 
 class Loaded(NamedTuple):
@@ -151,8 +151,8 @@ class Loaded(NamedTuple):
 
 
 def load_model(cfg: Config) -> Loaded:
-    """The network of cfg.infer.weights; its variant, what it predicts and, unless infer.size is set, its size are the
-    checkpoint's own.
+    """The network of cfg.infer.weights, one file; its variant, what it predicts and, unless infer.size is set, its size
+    are the checkpoint's own.
     """
     trained = checkpoint.load(cfg.infer.weights).get("config")
     own = (trained or {}).get("model", {})
@@ -160,8 +160,20 @@ def load_model(cfg: Config) -> Loaded:
     checkpoint.load_weights(model, cfg.infer.weights)
     # checkpoints of versions before model.predicts predict dense alphas
     predicts = own.get("predicts", "dense") if trained else cfg.model.predicts
-    size = predict_size(cfg, (trained or {}).get("infer", {}).get("size"))
+    size = predict_size(cfg, trained_size((trained or {}).get("infer", {})))
     return Loaded(model, size, density_params(cfg, predicts))
+
+
+def trained_size(infer: dict) -> int | None:
+    """The size that a checkpoint was validated at; of several the first. infer: that section of its config."""
+    tta = infer.get("tta")
+    sizes = [each for each in tta if each != "flip"] if isinstance(tta, list) else []
+    return infer.get("size") or next(iter(sizes), None)
+
+
+def single_predictor(cfg: Config, loaded: Loaded) -> Predictor:
+    """One network at one size. cfg.infer.weights: the file that it comes from, beside which findings are kept."""
+    return Predictor(load_network(cfg, loaded.model, loaded.size), loaded.size, cfg.infer.tile_over, loaded.density)
 
 
 def density_params(cfg: Config, predicts: str) -> XrayParams | None:
@@ -177,7 +189,7 @@ def load_network(cfg: Config, model: U2Net, size: int) -> Network:
     fast = (openvino_backend.pick_cpu_precision("auto", openvino_backend.capabilities()) if in_openvino
             else pick_precision("auto", device))
     precision, note = measured_format(cfg, model, size, fast, torch.device("cpu") if in_openvino else device)
-    infer = cfg.infer.model_copy(update={"precision": precision})
+    infer = cfg.infer.model_copy(update={"precision": precision, "tta": cfg.infer.flips})
     network = (openvino_backend.OpenvinoNetwork(model, size, infer) if in_openvino
                else folded_network(model, size, infer, device))
     network.description += note

@@ -44,7 +44,7 @@ def check_overwrites(cfg: Config, paths: list[Path]) -> None:
 
 def check_submission_place(cfg: Config, paths: list[Path]) -> None:
     data, target = cfg.data, cfg.infer.submission
-    no_input("infer.submission", target, [*paths, cfg.infer.weights, sample_submission(cfg), data.solution_csv,
+    no_input("infer.submission", target, [*paths, *cfg.infer.checkpoints, sample_submission(cfg), data.solution_csv,
                                           data.train_csv, data.val_csv])
     may_write(target)
     if target.exists() and not is_submission(target):

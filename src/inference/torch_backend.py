@@ -24,6 +24,7 @@ class TorchNetwork:
     def __init__(self, alphas: Callable[[torch.Tensor], torch.Tensor], tta: str, device: torch.device, precision: str,
                  batch_size: int = 1):
         self.alphas, self.tta, self.device, self.batch_size = alphas, tta, device, batch_size
+        self.kept_bytes = 0
         self.description = f"torch on {describe(device, precision)}"
 
     @torch.inference_mode()
@@ -52,17 +53,24 @@ def folded_network(model: U2Net, size: int, infer: Infer, device: torch.device) 
     """
     precision = pick_precision(infer.precision, device)
     batch_size = pick_batch_size(size, precision, device) if infer.batch_size == "auto" else infer.batch_size
-    net = MatteNet(model, DTYPES[precision]).to(device)
+    net, kept_bytes = MatteNet(model, DTYPES[precision]).to(device), 0
     if device.type == "cuda":
         net = CudaGraph(net, (batch_size, size, size, 3), device)
-    return TorchNetwork(net, infer.tta, device, precision, batch_size)
+        kept_bytes = batch_size * pass_bytes(size, precision)
+    network = TorchNetwork(net, infer.tta, device, precision, batch_size)
+    network.kept_bytes = kept_bytes
+    return network
 
 
 def pick_batch_size(size: int, precision: str, device: torch.device) -> int:
     if device.type != "cuda":
         return 1
-    need = 2 * BYTES_PER_PIXEL * size**2 * (2 if precision == "fp32" else 1)
-    return max(1, min(LARGEST_BATCH, torch.cuda.mem_get_info(device)[0] // need))
+    return max(1, min(LARGEST_BATCH, torch.cuda.mem_get_info(device)[0] // (2 * pass_bytes(size, precision))))
+
+
+def pass_bytes(size: int, precision: str) -> int:
+    """Live tensors of one image."""
+    return BYTES_PER_PIXEL * size**2 * (2 if precision == "fp32" else 1)
 
 
 class CudaGraph:

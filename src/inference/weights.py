@@ -21,6 +21,16 @@ def with_weights(cfg: Config) -> Config:
     return cfg
 
 
+def refuse_several(cfg: Config) -> None:
+    """UserError unless infer asks for one network that sees images at one size."""
+    if len(cfg.infer.checkpoints) > 1:
+        raise UserError(f"infer.weights: names {len(cfg.infer.checkpoints)}, but this command is about one network; "
+                        "run it for each")
+    if cfg.infer.tta_sizes:
+        raise UserError(f"infer.tta={list(cfg.infer.tta)}: this command is about one size; set infer.size, and "
+                        "infer.tta to none or flip")
+
+
 def run_with_weights(path: str | Path, overrides: Sequence[str]) -> Config:
     """The config of the run in train.out_dir; if nothing is trained there yet, the given one with the bundled weights.
 

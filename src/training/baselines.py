@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core import checkpoint
-from core.config import OFFICIAL_SIZE, Config, official_weights, select_metric
+from core.config import OFFICIAL_SIZE, Config, official_weights, select_metric, with_infer
 from core.distributed import World
 from core.errors import UserError
 from dataset import ValidationSet
@@ -27,8 +27,8 @@ def official_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: Wor
     weights = official_weights(cfg.model.variant)
     with contextlib.suppress(UserError):
         if select_metric(cfg) == "val_mse_dense" and world.from_main(weights.exists()):
-            identity = sha256((pairs_identity(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray, cfg.infer.tta,
-                               checkpoint.identity(weights)))
+            identity = sha256((pairs_identity(val_set.pairs), cfg.seed, cfg.data.size, cfg.augment.xray,
+                               cfg.infer.flips, checkpoint.identity(weights)))
             known = world.from_main(kept_levels(cache, identity) if world.main else None)
             if not known:
                 known = measure(val_set, load_predictor(official(cfg, weights)), world)
@@ -38,8 +38,8 @@ def official_levels(val_set: ValidationSet, cfg: Config, cache: Path, world: Wor
 
 
 def official(cfg: Config, weights: Path) -> Config:
-    infer = cfg.infer.model_copy(update={"weights": weights, "size": OFFICIAL_SIZE})
-    return cfg.model_copy(update={"infer": infer, "model": cfg.model.model_copy(update={"predicts": "alpha"})})
+    cfg = with_infer(cfg, weights=weights, shares=None, size=OFFICIAL_SIZE, tta=cfg.infer.flips)
+    return cfg.model_copy(update={"model": cfg.model.model_copy(update={"predicts": "alpha"})})
 
 
 def measure(val_set: ValidationSet, predict: Predictor, world: World) -> dict[str, float]:

@@ -20,7 +20,8 @@ from core.seeds import Purpose, generator
 from dataset import ValidationSet
 from imaging.images import to_levels
 from imaging.pairs import Pair, read_pair
-from inference.predictor import Prediction, Predictor, density_params
+from inference.prediction import Prediction
+from inference.predictor import Predictor, density_params
 from training import metrics
 from training.workers import loaded
 
