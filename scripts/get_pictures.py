@@ -1,8 +1,9 @@
-"""Free pictures of real places, as backgrounds to pretrain with: views of 18 panoramas.
+"""Free pictures to pretrain with, from two packages on npm: renders of objects, and views of panoramas.
 
     python scripts/get_pictures.py --out data/pretrain/pictures
 
-The panoramas are from Poly Haven (CC0), in the npm package @pmndrs/assets, which is verified by SHA-256.
+Fills <out>/renders with WebP pictures of 256 px with transparency (Fluent emoji by Microsoft, MIT) and
+<out>/backgrounds with views of 18 panoramas (Poly Haven by way of pmndrs, CC0). Both packages are verified by SHA-256.
 """
 import base64
 import hashlib
@@ -31,8 +32,16 @@ from core.seeds import Purpose, generator
 from imaging.images import to_levels, write_image
 from submission.proxies import proxy_fault
 
-PACKAGE = "https://registry.npmjs.org/@pmndrs/assets/-/assets-1.7.0.tgz"
-SHA256 = "152bd218a3390703f184f0c6ce16e73c8f0a87f32d38530d418a09d33d8208dc"
+REGISTRY = "https://registry.npmjs.org"
+# package -> (path in the registry, SHA-256)
+PACKAGES = {
+    "renders": ("@lobehub/fluent-emoji-3d/-/fluent-emoji-3d-1.1.0.tgz",
+                "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58"),
+    "backgrounds": ("@pmndrs/assets/-/assets-1.7.0.tgz",
+                    "152bd218a3390703f184f0c6ce16e73c8f0a87f32d38530d418a09d33d8208dc"),
+}
+# Left out: letters, digits and signs in frames, flags, and each person's five other colours of skin.
+NO_OBJECT = re.compile(r"^(00|[0-9a-f]{2}-|1f0|1f1|1f2)|1f3f[b-f]|20e3")
 TIMEOUT = 30  # seconds to wait for data
 VIEWS, SIDE = 24, 448  # of each panorama; pixels
 FIELD_OF_VIEW, PITCH = (50, 85), (-15, 15)  # degrees
@@ -42,29 +51,38 @@ SUN = 65504.0  # light that half precision cannot hold
 
 def get_pictures(out: Path) -> None:
     check_folder(out, "choose another --out")
-    if out.exists():
-        print(f"{out}: already there")
-        return
-    with room_for(out), tarfile.open(fileobj=io.BytesIO(download(PACKAGE, SHA256))) as archive, \
-            written_folder(out) as folder:
-        count = write_views(archive, folder)
-    print(f"{out}: {count} pictures")
+    for name, fill in (("renders", write_renders), ("backgrounds", write_views)):
+        if (out / name).exists():
+            print(f"{out / name}: already there")
+            continue
+        with room_for(out), tarfile.open(fileobj=io.BytesIO(download(*PACKAGES[name]))) as archive, \
+                written_folder(out / name) as folder:
+            count = fill(archive, folder)
+        print(f"{out / name}: {count} pictures")
 
 
-def download(url: str, sha256: str) -> bytes:
+def download(path: str, sha256: str) -> bytes:
     """A package, verified. OperationError if it cannot be fetched or is another one."""
     try:
-        answer = requests.get(url, timeout=TIMEOUT, stream=True)
+        answer = requests.get(f"{REGISTRY}/{path}", timeout=TIMEOUT, stream=True)
         answer.raise_for_status()
         total = int(answer.headers.get("content-length", 0))
-        bar = tqdm(answer.iter_content(2**20), url.rpartition("/")[2], -(-total // 2**20) or None, unit="MB",
+        bar = tqdm(answer.iter_content(2**20), path.rpartition("/")[2], -(-total // 2**20) or None, unit="MB",
                    disable=None, leave=False)
         content = b"".join(bar)
     except requests.RequestException as error:
-        raise OperationError(f"{url}: {proxy_fault(str(error)) or brief(error)}") from None
+        raise OperationError(f"{REGISTRY}/{path}: {proxy_fault(str(error)) or brief(error)}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise OperationError(f"{url}: is not the known file (SHA-256 differs)")
+        raise OperationError(f"{REGISTRY}/{path}: is not the known file (SHA-256 differs)")
     return content
+
+
+def write_renders(archive: tarfile.TarFile, folder: Path) -> int:
+    pictures = [member for member in archive
+                if member.isfile() and member.name.endswith(".webp") and not NO_OBJECT.search(Path(member.name).name)]
+    for member in pictures:
+        (folder / Path(member.name).name).write_bytes(archive.extractfile(member).read())
+    return len(pictures)
 
 
 def write_views(archive: tarfile.TarFile, folder: Path) -> int:

@@ -37,14 +37,17 @@ def background_files(cfg: Config, kind: str, setting: str) -> list[Path]:
 
 def background(kind: str, files: Sequence[Path], side: int, rng) -> np.ndarray:
     """(side,side,3) float32 in [0,1]. kind: catalog, folder (a crop of one of the files) or mixed (one of the two)."""
-    if kind == "mixed":
-        kind = ("catalog", "folder")[rng.integers(2)]
-    if kind == "catalog":
+    if one_of(kind, rng) == "catalog":
         return catalog_background((side, side), rng)
     try:
         return crop_of(files[rng.integers(len(files))], side, rng)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def one_of(kind: str, rng) -> str:
+    """catalog or folder, drawn for mixed."""
+    return ("catalog", "folder")[rng.integers(2)] if kind == "mixed" else kind
 
 
 def over(premultiplied: np.ndarray, alpha: np.ndarray, behind: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ import numpy as np
 from core.config import Config
 from core.errors import UserError
 from core.files import remove
+from core.schema import Rgba
 from core.seeds import Purpose, generator
 from imaging.foreground import estimate_foreground
 from imaging.images import (
@@ -37,8 +38,9 @@ from imaging.images import (
     write_image,
 )
 from imaging.pairs import Split, hash_share, split_groups
-from sources.cutouts import Unusable, background, background_files, make_all, over, refuse_constant, soft_share
-from sources.variety import out_of_focus, photographed, see_through, with_others_behind
+from scenes.backgrounds import contact_shadow
+from sources.cutouts import Unusable, background, background_files, make_all, one_of, over, refuse_constant, soft_share
+from sources.variety import out_of_focus, photographed, rough, see_through, tilted, with_others_behind
 
 TRANSPARENT = (".png", ".webp", ".tif", ".tiff")  # formats that can have transparency
 VISIBLE = 2          # levels of alpha; lossy encoders leave 1 around the object
@@ -46,6 +48,8 @@ MOST_ALPHA = 26      # levels; an object that nowhere reaches it is not one
 SMALLEST = 32        # pixels of the object's longer side
 MOST_ENLARGED = 2    # a further enlarged object is blurred beside its background
 SMALLER = (0.15, 0.6)  # longer side of an object behind, as a share of the image
+CUT_OFF, CUT = 0.2, (0.05, 0.4)  # how often a camera cuts off a part of the object, and how much of it
+SHADOWS = 0.5        # how often an object on a catalogue background has a shadow, if a camera takes it
 TRUSTED = 0.05       # alpha from which a stored colour says anything
 OURS = re.compile(r"[\w.-]*-[0-9a-f]{12}-\d+\.png", re.ASCII)
 
@@ -112,8 +116,8 @@ def cutout_of(path: Path, cfg: Config) -> Cutout:
     wanted, status = cfg.data.rgba, path.stat() if path.exists() else path.lstat()  # a broken link
     name = normalize("NFC", path.relative_to(cfg.data.rgba_dir).as_posix())
     pictures = cfg.data.backgrounds_dir if wanted.background in ("folder", "mixed") else None
-    placing = None if wanted.background == "none" else (cfg.seed, wanted.size, *wanted.scale, wanted.see_through,
-                                                        wanted.clutter, wanted.camera)
+    placing = None if wanted.background == "none" else (cfg.seed, wanted.size, *wanted.scale, wanted.rough,
+                                                        wanted.see_through, wanted.clutter, wanted.camera)
     identity = (name, status.st_size, status.st_mtime_ns, wanted.background, str(pictures), placing)
     digest = hashlib.sha256(os.fsencode(repr(identity))).hexdigest()[:12]
     stem = re.sub(r"[^\w.-]+", "_", path.stem, flags=re.ASCII).strip("._-")[:60]
@@ -132,14 +136,25 @@ def make_pairs(cutout: Cutout, cfg: Config, backgrounds: Sequence[Path]) -> None
     premultiplied = np.dstack([alpha[..., None] * colours, alpha])
     for number, files in cutout.missing():
         rng = generator(cfg.seed, Purpose.RGBA, int(hash_share(cutout.name) * 2**48), number)
-        seen = see_through(premultiplied, rng) if rng.random() < wanted.see_through else premultiplied
-        canvas = placed(seen, wanted.size, wanted.scale, rng)
-        behind = background(wanted.background, backgrounds, wanted.size, rng)
+        taken = rng.random() < wanted.camera
+        seen = varied(premultiplied, wanted, rng)
+        canvas = placed(tilted(seen, rng) if taken else seen, wanted.size, wanted.scale, rng, CUT_OFF * taken)
+        kind = one_of(wanted.background, rng)
+        behind = background(kind, backgrounds, wanted.size, rng)
         if rng.random() < wanted.clutter:
             behind = with_others_behind(behind, others(cutout, cfg, rng), rng)
-        taken = rng.random() < wanted.camera
-        rgb = over(canvas[..., :3], canvas[..., 3:], out_of_focus(behind, rng) if taken else behind)
+        if taken:
+            behind = (contact_shadow(behind, canvas[..., 3], rng) if kind == "catalog" and rng.random() < SHADOWS
+                      else out_of_focus(behind, rng))
+        rgb = over(canvas[..., :3], canvas[..., 3:], behind)
         save(files, photographed(rgb, rng) if taken else rgb, to_levels(canvas[..., 3]))
+
+
+def varied(premultiplied: np.ndarray, wanted: Rgba, rng) -> np.ndarray:
+    """The object with its own surface or a rough one, solid or see-through."""
+    if rng.random() < wanted.rough:
+        premultiplied = rough(premultiplied, rng)
+    return see_through(premultiplied, rng) if rng.random() < wanted.see_through else premultiplied
 
 
 def others(cutout: Cutout, cfg: Config, rng) -> list[np.ndarray]:
@@ -215,15 +230,21 @@ def defringed(colours: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.nd
     return estimate_foreground(colours.reshape(-1, 3)[nearest[labels]], alpha), alpha
 
 
-def placed(premultiplied: np.ndarray, side: int, scale: tuple[float, float], rng) -> np.ndarray:
-    """The object (h,w,4) at a random size and place, whole, in an empty (side,side,4)."""
+def placed(premultiplied: np.ndarray, side: int, scale: tuple[float, float], rng, cut_off: float = 0) -> np.ndarray:
+    """The object (h,w,4) at a random size and place in an empty (side,side,4).
+
+    cut_off: how often a border cuts off a part of it, 0 to 1.
+    """
     most = MOST_ENLARGED * max(premultiplied.shape[:2]) / side
     sized = resize_longer_side(premultiplied, max(1, round(side * rng.uniform(*np.minimum(scale, most)))))
     height, width = sized.shape[:2]
     top, left = rng.integers(side - height + 1), rng.integers(side - width + 1)
-    canvas = np.zeros((side, side, 4), np.float32)
-    canvas[top:top + height, left:left + width] = sized
-    return canvas
+    if rng.random() < cut_off:
+        beyond = rng.uniform(*CUT)
+        top, left = ((top, round(-beyond * width)), (top, round(side - (1 - beyond) * width)),
+                     (round(side - (1 - beyond) * height), left))[rng.integers(3)]
+    shift = np.array([[1, 0, left], [0, 1, top]], np.float32)
+    return cv2.warpAffine(sized, shift, (side, side), flags=cv2.INTER_NEAREST)
 
 
 def remove_others(folder: Path, pairs: Iterable[tuple[Path, Path]]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from augment import LUMA
 
 FLAT = 0.02  # of luma: a weaker texture is not strengthened to full
+TILT = 25    # degrees, the most that a camera or an object is turned
 
 
 def see_through(picture: np.ndarray, rng) -> np.ndarray:
@@ -35,6 +36,31 @@ def see_through(picture: np.ndarray, rng) -> np.ndarray:
         colours = 0.3 * colours + 0.7 * 255 * (1.1 * luma[..., None] + 0.1).clip(0, 1)
     alpha = alpha * seen
     return np.dstack([alpha[..., None] * colours, alpha]).astype(np.float32)
+
+
+def rough(picture: np.ndarray, rng) -> np.ndarray:
+    """The object with a grainy surface, fine to coarse, and another tint: renders are smoother than real things."""
+    height, width = picture.shape[:2]
+    grain = np.zeros((height, width), np.float32)
+    for coarse in (1, 2, 4, 8):
+        noise = rng.standard_normal((height // coarse + 1, width // coarse + 1), dtype=np.float32)
+        grain += rng.uniform(0.2, 1) * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    alpha = picture[..., 3:]
+    colours = picture[..., :3] / np.maximum(alpha, 1e-6)
+    colours *= (1 + rng.uniform(0.05, 0.3) * grain / grain.std())[..., None] * rng.uniform(0.7, 1.2, 3)
+    return np.dstack([alpha * colours.clip(0, 255), alpha]).astype(np.float32)
+
+
+def tilted(picture: np.ndarray, rng) -> np.ndarray:
+    """Turned by up to TILT degrees, in its new bounding box."""
+    height, width = picture.shape[:2]
+    side = int(np.hypot(height, width)) + 2
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-TILT, TILT), 1)
+    turn[:, 2] += (side - width) / 2, (side - height) / 2
+    turned = cv2.warpAffine(picture, turn, (side, side))
+    visible = turned[..., 3] > 0.01
+    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
+    return turned[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
 
 
 def out_of_focus(behind: np.ndarray, rng) -> np.ndarray:

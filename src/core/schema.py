@@ -98,6 +98,7 @@ class Rgba(Section):
     background: Background
     size: Annotated[int, Field(ge=64, le=4096)]
     scale: Range(0.05, 1)
+    rough: Share
     see_through: Share
     clutter: Share
     camera: Share
