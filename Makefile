@@ -65,8 +65,12 @@ demo: setup  ## data, training, inference, score and pictures in one go, without
 	$(PY) scripts/gallery.py --config configs/demo.yaml $(ARGS) --out outputs/demo/photographs.png
 
 pretrain: data/pretrain/splits/train.csv weights  ## trains the embedded weights again; PHOTOGRAPHS=a.csv,b.csv: scores on these too
-	$(PY) src/train.py --config configs/pretrain.yaml $(ARGS)
-	$(PY) scripts/embed.py --config configs/pretrain.yaml --photographs "$(PHOTOGRAPHS)" $(ARGS)
+	for seed in 1 2 3; do $(PY) src/train.py --config configs/pretrain.yaml seed=$$seed \
+	    train.out_dir=outputs/pretrain/seed_$$seed $(ARGS) || exit; done
+	$(PY) scripts/soup.py --config configs/pretrain.yaml --out outputs/pretrain/soup.pth $(ARGS) \
+	    "infer.weights=[outputs/pretrain/seed_1/best.pth,outputs/pretrain/seed_2/best.pth,outputs/pretrain/seed_3/best.pth]"
+	$(PY) scripts/embed.py --config configs/pretrain.yaml train.out_dir=outputs/pretrain/seed_1 $(ARGS) \
+	    infer.weights=outputs/pretrain/soup.pth --photographs "$(PHOTOGRAPHS)"
 
 data/pretrain/splits/train.csv: | setup
 	$(PY) scripts/get_pictures.py --out data/pretrain/pictures

@@ -34,6 +34,7 @@ from core.errors import UserError
 from core.files import written_whole
 from core.outputs import check_file, may_write
 
+BAR = r"\|"  # one that does not end a cell
 HEADER = "| work | reference | ours | ratio | asked | agreement |\n|---|---|---|---|---|---|\n"
 
 
@@ -128,7 +129,7 @@ def table_line(row: dict) -> str:
     reference = show_seconds(row["reference"]) if "reference" in row else "–"
     ratio = f"**{row['ratio']:.1f}×**" if "ratio" in row else "–"
     return (f"| {row['work']} | {reference} | {show_seconds(row['ours'])} | {ratio} | {row['asked'] or '–'} | "
-            f"{row['agreement']} |")
+            f"{row['agreement'].replace('|', BAR)} |")
 
 
 def show_seconds(seconds: float) -> str:

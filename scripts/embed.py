@@ -74,7 +74,7 @@ def save_half(weights: Path, path: Path) -> int:
     # float16 overflows above 65504, which would silently break a statistic
     if lost := [name for name, value in half.items() if not value.isfinite().all()]:
         raise UserError(f"{weights}: {lost[0]} does not fit half precision; train again")
-    kept = {key: state[key] for key in ("config", "epoch", "metrics")}
+    kept = {"config": state["config"], "metrics": state["metrics"], "parts": state.get("parts", 1)}
     checkpoint.save(path, {"model_state": in_one_piece(half), **kept})
     size = path.stat().st_size
     if size > LIMIT:
@@ -119,8 +119,8 @@ def model_card(run: Config, state: dict, size: int, scores: list[Score]) -> str:
     facts = {
         "network": f"{run.model.variant}, {size:,} bytes in half precision, keys of the official checkpoints",
         "started from": run.model.weights or "random weights",
-        **training_facts(run),
-        "checkpoint": f"epoch {state['epoch']}, val_mse_dense {state['metrics']['val_mse_dense']:.5f} on the "
+        **training_facts(run, state["parts"]),
+        "checkpoint": f"val_mse_dense {state['metrics']['val_mse_dense']:.5f} on the "
                       "validation pairs of the same kinds",
         "hardware": f"{hardware()}, torch {torch.__version__}",
         "input size": f"{run.infer.size} px, the longer side; mattes are returned at the images' own size",
@@ -154,7 +154,8 @@ Apache-2.0, like the official weights.
 """
 
 
-def training_facts(run: Config) -> dict[str, str]:
+def training_facts(run: Config, parts: int) -> dict[str, str]:
+    """parts: of how many trainings' weights the network is the mean."""
     augment, train = run.augment, run.train
     pairs = len(read_pairs(run.data.train_csv, run.data.limit))
     learned = "the files' alphas" if run.model.predicts == "alpha" else "dense targets by xray_alpha_dense"
@@ -166,7 +167,8 @@ def training_facts(run: Config) -> dict[str, str]:
         "data": f"{pairs} pairs of {run.data.size or run.data.synthetic.size} px from {run.data.source}; learns "
                 f"{learned}",
         "training": f"{train.epochs * (pairs // train.batch_size)} steps of {train.batch_size} crops of {crops}, "
-                    f"AdamW {train.lr:g}, {train.schedule}, EMA {train.ema:g}, loss {loss}, seed {run.seed}",
+                    f"AdamW {train.lr:g}, {train.schedule}, EMA {train.ema:g}, loss {loss}, "
+                    + (f"seed {run.seed}" if parts == 1 else f"mean of the weights of {parts} seeds"),
     }
 
 

@@ -119,7 +119,7 @@ def mean_weights(paths: Sequence[Path]) -> Weights:
 def save(cfg: Config, best: Soup, out: Path) -> None:
     """With the config of its best checkpoint, whose variant, outputs and size apply."""
     config = checkpoint.load(best.kept[0]).get("config") or with_predict_size(cfg).model_dump(mode="json")
-    state = {"model_state": mean_weights(best.kept), "config": config, "metrics": best.means}
+    state = {"model_state": mean_weights(best.kept), "config": config, "metrics": best.means, "parts": len(best.kept)}
     with written_whole(out) as part:
         part.write_bytes(checkpoint.to_bytes(state))
 

@@ -216,3 +216,15 @@ def test_streams_follow_from_cores_and_memory(monkeypatch):
     assert openvino_backend.pick_streams(64, 1024, "bf16") == 10
     assert openvino_backend.pick_streams(64, 1024, "fp32") == 5
     assert openvino_backend.pick_streams(64, 8192, "fp32") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recorded_networks_keep_their_weights_when_others_come_and_go(weights, model):
+    """A recording reads the weights where they lie; the memory of a freed network would soon hold something else."""
+    squares = np.stack([scene(SIZE, seed)[0] for seed in range(2)])
+    kept = load(weights, "infer.backend=torch", "infer.precision=fp32")
+    expected = kept.network(squares)
+    for _ in range(3):
+        load(weights, "infer.backend=torch", "infer.precision=fp32")
+    torch.full((2**26,), float("nan"), device="cuda")
+    assert np.array_equal(kept.network(squares), expected)

@@ -186,8 +186,7 @@ def load_network(cfg: Config, model: U2Net, size: int) -> Network:
     device, backend = pick_device(), cfg.infer.backend
     prefers_openvino = backend == "auto" and device.type == "cpu"
     in_openvino = backend == "openvino" or (prefers_openvino and openvino_backend.available())
-    fast = (openvino_backend.pick_cpu_precision("auto", openvino_backend.capabilities()) if in_openvino
-            else pick_precision("auto", device))
+    fast = fast_format(device, in_openvino)
     precision, note = measured_format(cfg, model, size, fast, torch.device("cpu") if in_openvino else device)
     infer = cfg.infer.model_copy(update={"precision": precision, "tta": cfg.infer.flips})
     network = (openvino_backend.OpenvinoNetwork(model, size, infer) if in_openvino
@@ -196,3 +195,11 @@ def load_network(cfg: Config, model: U2Net, size: int) -> Network:
     if prefers_openvino and not in_openvino:
         network.description += " (openvino, which is faster, is not installed)"
     return network
+
+
+def fast_format(device: torch.device, in_openvino: bool) -> str:
+    """The fastest that the hardware computes in. On a GPU fp16 is as fast as bf16, and far more exact."""
+    if device.type == "cuda":
+        return "fp16"
+    return (openvino_backend.pick_cpu_precision("auto", openvino_backend.capabilities()) if in_openvino
+            else pick_precision("auto", device))
