@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch.utils.data import ConcatDataset
 
-from core.config import Config, as_overrides, load_config
+from core.config import Config, load_config
 from core.errors import UserError
 from core.folds import fold_folder, fold_weights, saved_progress
 from dataset import ValidationSet
@@ -36,15 +36,17 @@ class Pictures(NamedTuple):
 def run_config(path: str | Path, overrides: Sequence[str]) -> Config:
     """The settings of the run that infer.weights are from (of several the first's, of folds fold 0's), plus overrides.
 
-    path, overrides: as in load_config(). A single checkpoint's run is train.out_dir.
+    path, overrides: as in load_config(). A single checkpoint's run is train.out_dir. Of several, each network sees
+    images as infer.py would show them to it, so infer is not that of any run.
     """
     cfg = load_config(path, overrides)
     first, *more = cfg.infer.checkpoints
     if not first.is_dir() and not more:
         return run_with_weights(path, overrides)
     saved = (fold_folder(first, 0) if first.is_dir() else first.parent) / "config.yaml"
-    own = as_overrides({"train.out_dir": cfg.train.out_dir})
-    return load_config(saved if saved.exists() else path, [*own, *overrides])
+    run = load_config(saved if saved.exists() else path, overrides)
+    train = run.train.model_copy(update={"out_dir": cfg.train.out_dir})
+    return run.model_copy(update={"infer": cfg.infer, "train": train})
 
 
 def pictures(cfg: Config) -> Pictures:

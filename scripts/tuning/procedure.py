@@ -84,7 +84,7 @@ class Procedure:
         name = accepted(step.decision)[ALL]
         tuned = NOT_TUNED._replace(setting=step.candidates.setting(name)) if name else NOT_TUNED
         if shares != self.shares:
-            tuned = tuned._replace(shares=shares)
+            tuned = tuned._replace(shares=tuple(round(share, 4) for share in shares))
         return tuned if way == present else tuned._replace(**way.settings)
 
 

@@ -15,7 +15,7 @@ from tuning.shares import Shares
 from tuning.ways import Measured, Ways
 
 COLOURS = {"helps": "tab:green", "hurts": "tab:red", "no evidence": "tab:grey", "no effect": "tab:grey"}
-AS_IT_IS = "as it is"
+AS_CONFIGURED = "as configured"
 
 
 def interval(change: Change) -> str:
@@ -24,10 +24,10 @@ def interval(change: Change) -> str:
 
 def decision_lines(what: str, decision: Decision) -> str:
     """Which choice all images make, which ones all but each part make, and what the latter are worth."""
-    counts = Counter(name or AS_IT_IS for name in decision.by_part.values())
+    counts = Counter(name or AS_CONFIGURED for name in decision.by_part.values())
     others = ", ".join(f"{name} ×{count}" for name, count in counts.most_common())
-    verdict = "accepted" if decision.accepted else f"not accepted, {what} stays {AS_IT_IS}"
-    return (f"{what}: {decision.chosen or AS_IT_IS}; chosen without each part: {others}\n"
+    verdict = "accepted" if decision.accepted else f"not accepted, {what} {AS_CONFIGURED}"
+    return (f"{what}: {decision.chosen or AS_CONFIGURED}; chosen without each part: {others}\n"
             f"on the images that had no say in it: {decision.change}: {verdict}")
 
 
