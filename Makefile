@@ -30,7 +30,7 @@ PROCESSES = --gpus $(GPUS) --restarts $(RESTARTS) --nnodes $(NNODES) --node-rank
 PHOTOGRAPHS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pretrain data weights train folds infer score submit report compare tune ablate precision \
+.PHONY: help setup demo pretrain data weights train folds infer score submit report compare tune soup ablate precision \
         bench test lint clean kernel-build kernel-test kernel-push crash soak fuzz \
         docker-build docker-data docker-weights docker-train docker-infer docker-submit docker-demo docker-test
 
@@ -111,6 +111,9 @@ compare: setup  ## runs side by side on one page, outputs/compare.html, and as a
 
 tune: setup  ## finds post-processing that lowers the run's MSE, if any; infer.postprocess=tuned applies it
 	$(PY) scripts/tune.py $(ARGS)
+
+soup: setup  ## one network from several: the mean of checkpoints' weights, greedy; ARGS="infer.weights=[a.pth,b.pth]"
+	$(PY) scripts/soup.py $(ARGS)
 
 ablate: setup  ## what each augmentation, loss term and option is worth: ARGS="--budget 300 --seeds 3"
 	$(PY) scripts/ablate.py $(ARGS)

@@ -51,7 +51,7 @@ def run_upload(cfg: Config) -> None:
     competition = slug(cfg)
     check_folder(leaderboard.PATH.parent, "run the command in a folder that you can write to")
     sending = None if cfg.kaggle.kernel else file_to_send(cfg)
-    run = run_numbers(EMBEDDED if nothing_trained(cfg) else cfg.infer.weights)
+    run = run_numbers((EMBEDDED,) if nothing_trained(cfg) else cfg.infer.checkpoints)
     message = cfg.kaggle.message or describe(run)
     before = list_submissions(competition)  # fails here, before anything is sent, if credentials or slug are wrong
     leaderboard.update(before)
@@ -136,10 +136,11 @@ def validated(cfg: Config) -> int:
     return validate(cfg.infer.submission, list(shapes), shapes)
 
 
-def run_numbers(weights: Path) -> dict[str, str]:
-    """run, predicts, epoch, val_mse and val_mse_dense of these weights, if their file has them."""
-    if weights.is_dir():  # folds
-        return {"run": weights.resolve().name}
+def run_numbers(entries: Sequence[Path]) -> dict[str, str]:
+    """run, predicts, epoch, val_mse and val_mse_dense of a checkpoint, if its file has them; of an ensemble the run."""
+    weights = entries[0]
+    if len(entries) > 1 or weights.is_dir():  # folds
+        return {"run": " + ".join(run_name(entry) for entry in entries)}
     from core import checkpoint  # loads torch, which takes seconds and which only `upload` needs
 
     state = checkpoint.load(weights) if weights.exists() else {}
@@ -147,7 +148,12 @@ def run_numbers(weights: Path) -> dict[str, str]:
     known = {name: f"{metrics[name]:.6g}" for name in ("epoch", "val_mse", "val_mse_dense") if name in metrics}
     if predicts := state.get("config", {}).get("model", {}).get("predicts"):
         known["predicts"] = predicts
-    return {"run": "embedded" if weights == EMBEDDED else weights.parent.resolve().name, **known}
+    return {"run": run_name(weights), **known}
+
+
+def run_name(weights: Path) -> str:
+    """weights: a checkpoint or a folder of folds."""
+    return "embedded" if weights == EMBEDDED else (weights if weights.is_dir() else weights.parent).resolve().name
 
 
 def describe(run: dict[str, str]) -> str:
@@ -168,14 +174,15 @@ def git_commit() -> list[str]:
 
 def file_to_send(cfg: Config) -> tuple[list[str], str]:
     """Validates the submission -> (the client's arguments, the line shown to the user)."""
-    path, weights = cfg.infer.submission, cfg.infer.weights
+    path = cfg.infer.submission
     try:
         rows = validated(cfg)
     except UserError as error:
         raise UserError(f"{error}; nothing was sent; run `make infer` to write a valid file") from None
-    if weights.exists() and weights.stat().st_mtime > path.stat().st_mtime:
-        print(f"note: {weights} is newer than {path}, so its val_mse_dense may be another model's; run `make infer` to "
-              "update it")
+    for weights in cfg.infer.checkpoints:
+        if weights.exists() and weights.stat().st_mtime > path.stat().st_mtime:
+            print(f"note: {weights} is newer than {path}, so its val_mse_dense may be another model's; run `make "
+                  "infer` to update it")
     return ["--file", str(path)], f"{path}: {rows} rows, {path.stat().st_size:,} bytes"
 
 

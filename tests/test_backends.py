@@ -1,4 +1,5 @@
 """The backends compared with each other and with the network as training uses it."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -209,7 +210,7 @@ def test_a_precision_that_the_cpu_lacks_is_refused():
 
 
 def test_streams_follow_from_cores_and_memory(monkeypatch):
-    monkeypatch.setattr(openvino_backend.os, "sysconf", {"SC_PHYS_PAGES": 2**22, "SC_PAGE_SIZE": 4096}.get)  # 16 GiB
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 2**22, "SC_PAGE_SIZE": 4096}.get)  # 16 GiB
     assert openvino_backend.pick_streams(2, 1024, "bf16") == 1
     assert openvino_backend.pick_streams(16, 1024, "bf16") == 4
     assert openvino_backend.pick_streams(64, 1024, "bf16") == 10

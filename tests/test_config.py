@@ -11,8 +11,6 @@ from conftest import call, one_error_line
 from core.config import (
     DEFAULTS,
     Config,
-    _kind,
-    _known_keys,
     as_overrides,
     dump_config,
     flat,
@@ -22,6 +20,7 @@ from core.config import (
     select_metric,
 )
 from core.errors import UserError
+from core.values import kind_of, known_keys
 from submit import main as submit_main
 from train import main as train_main
 
@@ -35,7 +34,7 @@ def fault(*overrides) -> str:
 
 def test_every_key_has_a_line_and_a_comment_in_config_yaml():
     lines = DEFAULTS.read_text(encoding="utf-8").splitlines()
-    for key in _known_keys(Config):
+    for key in known_keys(Config):
         name = key.rsplit(".", 1)[-1]
         assert any(re.match(rf" *{name}:(?= |$)(.*#|$)", line) for line in lines), key
 
@@ -84,7 +83,7 @@ def test_numbers_and_dates_in_a_file_stay_text_if_the_setting_is_text(tmp_path):
 
 def test_every_path_setting_expands_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    paths = [key for key in _known_keys(Config) if _kind(key) is Path or Path in map(_plain, get_args(_kind(key)))]
+    paths = [key for key in known_keys(Config) if kind_of(key) is Path or Path in map(_plain, get_args(kind_of(key)))]
     assert len(paths) >= 15
     for key in paths:
         section, name = key.split(".")
@@ -143,7 +142,7 @@ def test_a_wrong_override_names_key_value_and_what_is_allowed(override, words):
 
 
 @settings(deadline=None)
-@given(st.sampled_from(_known_keys(Config)),
+@given(st.sampled_from(known_keys(Config)),
        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
                  st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2)))
 def test_any_value_for_any_key_is_accepted_or_refused_in_one_line(key, value):

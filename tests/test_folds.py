@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import folds
 from conftest import call, tiny, write_csv, write_pairs
-from core.config import DEFAULTS, load_config
+from core.config import DEFAULTS, as_overrides, load_config
 from core.errors import UserError
 from core.folds import fold_weights
 from imaging.images import read_rgb
@@ -169,3 +169,7 @@ def test_the_folder_of_folds_as_weights_predicts_the_mean(finished, pairs):
     configs = [load_config(DEFAULTS, [*arguments, f"infer.weights={path}"]) for path in (*fold_weights(folder), folder)]
     *alphas, mean = [load_predictor(cfg).predictions([rgb])[0].alpha for cfg in configs]
     np.testing.assert_allclose(mean, (alphas[0] + alphas[1]) / 2, atol=1e-6)
+    listed = load_predictor(load_config(DEFAULTS, [
+        *arguments, *as_overrides({"infer.weights": [folder, fold_weights(folder)[0]]}), "infer.shares=[2,1]"]))
+    assert [share for _, share in listed.members] == pytest.approx([1 / 3] * 3)  # a folder is one entry
+    np.testing.assert_allclose(listed.predictions([rgb])[0].alpha, (2 * alphas[0] + alphas[1]) / 3, atol=1e-6)

@@ -280,4 +280,4 @@ def test_a_kernel_of_a_fresh_clone_has_the_bundled_weights(tmp_path, monkeypatch
     kept = checkpoint.load(tmp_path / "build/dataset/weights.pth")["model_state"]
     bundled = checkpoint.load(EMBEDDED)["model_state"]
     assert all(torch.equal(kept[name].float(), bundled[name].float()) for name in bundled)
-    assert submit.run_numbers(EMBEDDED)["run"] == "embedded"
+    assert submit.run_numbers((EMBEDDED,))["run"] == "embedded"

@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 import yaml
 from slugify import slugify  # as the Kaggle client and Kaggle itself make an address from a title
 
@@ -127,9 +126,7 @@ def slim_checkpoint(path: Path, variant: str) -> bytes:
     kept = {"model_state": model.state_dict(), **{key: state[key] for key in ("epoch", "metrics") if key in state}}
     if trained:
         kept["config"] = portable(trained)
-    buffer = io.BytesIO()  # torch.save would write a file's name into it
-    torch.save(kept, buffer)
-    return buffer.getvalue()
+    return checkpoint.to_bytes(kept)
 
 
 def portable(values: dict) -> dict:

@@ -5,6 +5,7 @@ become a wrong weight. load() verifies the checksums.
 """
 import argparse
 import hashlib
+import io
 import pickle
 import warnings
 import zipfile
@@ -32,6 +33,13 @@ def save(path: str | Path, state: dict, previous: Path | None = None) -> None:
                 move(path, previous)
     except RuntimeError as error:  # torch's writer hides the OSError
         raise OperationError(disk_full(path, brief(error), needed=size(state))) from None
+
+
+def to_bytes(state: dict) -> bytes:
+    """What save() would write, without its file's name: the same bytes for the same state."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def size(value: object) -> int:

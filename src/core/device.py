@@ -22,10 +22,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_bytes() -> int:
-    """Of the GPU that pick_device() chooses, else of this machine; very many where the system does not say."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
+def machine_memory() -> int:
+    """Bytes; very many where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf

@@ -260,10 +260,12 @@ def _some_share(shares: tuple[float, ...]) -> tuple[float, ...]:
     return shares
 
 
-def _each_once(tta: tuple[str | int, ...]) -> tuple[str | int, ...]:
+def _flip_first(tta: tuple[str | int, ...]) -> str | tuple[str | int, ...]:
+    """flip or none where no size is named."""
     if len(set(tta)) < len(tta):
         raise ValueError("flip or a size is named twice")
-    return tta
+    flip, sizes = [each for each in tta if each == "flip"], [each for each in tta if each != "flip"]
+    return (*flip, *sizes) if sizes else "flip" if flip else "none"
 
 
 class Infer(Section):
@@ -274,7 +276,7 @@ class Infer(Section):
     size: Side | None
     tile_over: Side | None
     batch_size: Literal["auto"] | Count
-    tta: Literal["none", "flip"] | Annotated[tuple[Literal["flip"] | Side, ...], AfterValidator(_each_once)]
+    tta: Literal["none", "flip"] | Annotated[tuple[Literal["flip"] | Side, ...], AfterValidator(_flip_first)]
     postprocess: Literal["none", "tuned"]
     backend: Literal["auto", "torch", "openvino"]
     precision: Literal["auto", "bf16", "fp16", "fp32", "int8"]
@@ -296,7 +298,7 @@ class Infer(Section):
     @property
     def flips(self) -> Literal["none", "flip"]:
         """`tta` without its sizes."""
-        return "flip" if "flip" in (self.tta if isinstance(self.tta, tuple) else (self.tta,)) else "none"
+        return "flip" if "flip" in self.tta else "none"
 
     @property
     def tta_sizes(self) -> tuple[int, ...]:

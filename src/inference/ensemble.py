@@ -15,16 +15,18 @@ from augment import xray_alpha_dense
 from inference.prediction import Prediction, Raw
 from inference.squares import to_square
 
+EPSILON = 1e-9  # of the largest share; what is below changes no alpha
+
 
 def ensemble(predictors: Sequence, shares: Sequence[float] | None = None):
     """Their weighted mean, as a predictor. shares: non-negative, divided by their sum; None: all the same.
 
-    A predictor with share 0 is left out; one alone is returned as it is. Ensembles are taken apart.
+    A predictor with share 0, or nearly, is left out; one alone is returned as it is. Ensembles are taken apart.
     """
-    shares = [1.0] * len(predictors) if shares is None else shares
+    shares = [1.0] * len(predictors) if shares is None else [share / max(shares) for share in shares]
     total = math.fsum(shares)
-    members = [(single, share / total * own) for predict, share in zip(predictors, shares, strict=True) if share > 0
-               for single, own in predict.members]
+    members = [(single, share / total * own) for predict, share in zip(predictors, shares, strict=True)
+               if share > EPSILON for single, own in predict.members]
     return members[0][0] if len(members) == 1 else Ensemble(members)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.device import memory_bytes
+from core.device import machine_memory
 from core.errors import OperationError, UserError
 from core.files import written_whole
 from core.schema import Infer
@@ -128,7 +128,7 @@ def pick_cpu_precision(wanted: str, found: list[str]) -> str:
 
 def pick_streams(threads: int, size: int, precision: str) -> int:
     """One per four threads, fewer if they would need more than half of the machine's memory; at least 1."""
-    return max(1, min(threads // THREADS_PER_STREAM, memory_bytes() // 2 // stream_bytes(size, precision)))
+    return max(1, min(threads // THREADS_PER_STREAM, machine_memory() // 2 // stream_bytes(size, precision)))
 
 
 def stream_bytes(size: int, precision: str) -> int:

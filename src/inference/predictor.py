@@ -15,7 +15,7 @@ import torch
 from augment import XrayParams, middle_xray_params, xray_alpha_dense
 from core import checkpoint
 from core.config import Config, predict_size, with_infer
-from core.device import memory_bytes, pick_device, pick_precision
+from core.device import machine_memory, pick_device, pick_precision
 from core.errors import OperationError
 from core.folds import fold_weights
 from inference import openvino_backend
@@ -136,7 +136,7 @@ def load_members(cfg: Config) -> list[Predictor | Ensemble]:
 
 def check_memory(needed: int, count: int) -> None:
     """OperationError if `count` networks, which hold `needed` bytes together, are clearly too much."""
-    memory = memory_bytes()
+    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else machine_memory()
     if needed > memory:
         raise OperationError(f"{count} networks need about {needed / 1e9:.0f} GB at the same time, of "
                              f"{memory / 1e9:.0f}; infer with each alone (infer.weights, infer.submission) and average "
