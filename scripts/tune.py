@@ -28,7 +28,7 @@ from tuning.measuring import TRUTHS
 from tuning.nested import FEWEST_GROUPS, FEWEST_PARTS, Division, divide
 from tuning.pictures import Pictures, pictures, run_config
 from tuning.procedure import ALL, Procedure
-from tuning.recordings import Recordings, without_new_caches
+from tuning.recordings import without_new_caches
 from tuning.tables import (
     changes_of,
     decision_lines,
@@ -38,7 +38,7 @@ from tuning.tables import (
     table_of_shares,
     table_of_ways,
 )
-from tuning.ways import Way, largest_side, shared_views, ways_to_try
+from tuning.ways import Way, largest_side, recordings_for, ways_to_try
 
 
 def tune(cfg: Config) -> None:
@@ -76,7 +76,7 @@ def search(cfg: Config, found: Pictures, division: Division, drawings: Drawings)
     """-> what was chosen, and the evidence for it. Prints a table per step."""
     own_sizes = {load_model(with_infer(cfg, weights=member[0].weights)).size for member in found.members}
     ways = ways_to_try(cfg, own_sizes, largest_side(found, cfg))
-    procedure = Procedure(cfg, Recordings(cfg, found, shared_views(ways)), division, select_metric(cfg))
+    procedure = Procedure(cfg, recordings_for(cfg, found, ways), division, select_metric(cfg))
     with without_new_caches([source.weights for member in found.members for source in member]) as used_sizes:
         before = choose_way(procedure, ways, drawings)
         used_sizes |= {*own_sizes, *ways[0].sizes, *procedure.bases[ALL].way.sizes}

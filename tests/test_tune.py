@@ -19,8 +19,8 @@ from tuning.candidates import GRIDS
 from tuning.nested import Division
 from tuning.pictures import pictures, run_config
 from tuning.procedure import Procedure, predictions
-from tuning.recordings import Recordings, without_new_caches
-from tuning.ways import Base, Way, shared_views, ways_to_try
+from tuning.recordings import without_new_caches
+from tuning.ways import Base, Way, recordings_for, ways_to_try
 
 DIVISION = Division(np.arange(4), np.arange(4))
 
@@ -41,7 +41,7 @@ def test_sizes_flips_tiles_and_means_of_neighbouring_sizes_are_tried():
     assert [way for way in ways if way.tile_over != 2048] == [Way((320,), True, 320), Way((512,), True, 512)]
     assert len(set(map(str, ways))) == len(ways)
     # what several ways need is computed once
-    assert {view.size for view in shared_views(ways)} == {256, 320, 384}
+    assert {view.size for view in recordings_for(settings(), None, ways).kept} == {256, 320, 384}
 
 
 def test_sizes_that_change_nothing_are_not_tried():
@@ -65,7 +65,7 @@ def test_recorded_outputs_make_what_inference_makes(run_dir, second_run, way, sh
     both = f"infer.weights=[{run_dir}/best.pth,{second_run}/best.pth]"
     cfg = of_run(run_dir, both, "infer.backend=torch", "data.limit=2")
     found = pictures(cfg)
-    preds = predictions(Recordings(cfg, found, set()), Base(way, shares))
+    preds = predictions(recordings_for(cfg, found, [way]), Base(way, shares))
     predict = load_predictor(with_infer(cfg, shares=shares, tile_over=way.tile_over,
                                         tta=(*("flip",) * way.flip, *way.sizes)))
     for pred, (rgb, _, _) in zip(preds, found.samples, strict=True):
@@ -74,8 +74,8 @@ def test_recorded_outputs_make_what_inference_makes(run_dir, second_run, way, sh
 
 def test_a_way_that_was_chosen_without_a_part_is_where_that_part_goes_on(run_dir):
     cfg = of_run(run_dir)
-    procedure = Procedure(cfg, Recordings(cfg, pictures(cfg), set()), DIVISION, "val_mse_dense")
     ways = [Way((64,), True, 2048), Way((64,), False, 2048)]
+    procedure = Procedure(cfg, recordings_for(cfg, pictures(cfg), ways), DIVISION, "val_mse_dense")
     measured, step = procedure.choose_way(ways)
     chosen = {None: step.decision.chosen, **step.decision.by_part}
     assert procedure.bases.keys() == chosen.keys() == {None, 0, 1, 2, 3}

@@ -62,7 +62,7 @@ def test_each_picture_is_predicted_by_the_network_of_its_own_fold(pairs, folds, 
     found = pictures(cfg)
     assert sorted(pair.image_path.name for pair in found.pairs) == sorted(f"rgb_{i}.png" for i in range(10))
     expected = [LEVELS[fold_of(pair, 3)] for pair in found.pairs]
-    for outputs in Recordings(cfg, found, set()).outputs(View(None, None)):
+    for outputs in Recordings(cfg, found, [], []).outputs(View(None, None)):
         assert [float(output.raw.alpha.mean()) for output in outputs] == pytest.approx(expected, abs=2e-3)
     assert divide(found.pairs, found.folds, 0).parts.tolist() == [fold_of(pair, 3) for pair in found.pairs]
     for pair, (rgb, _, _) in zip(found.pairs, found.samples, strict=True):

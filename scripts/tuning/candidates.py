@@ -68,11 +68,10 @@ class PostProcessing:
                               if name in GRIDS or part in without)] for part in self.division.names}
 
         def measure(index: int) -> np.ndarray:
-            (alpha, dense), rows = as_float(preds[index]), needed[self.division.parts[index]]
-            rgb, found = samples[index][0], np.full((2, len(self.settings)), np.nan)
-            true = truths(samples[index], metric)
-            for row in rows:
-                result = apply(self.settings[row], rgb, dense, alpha)
+            sample, (alpha, dense) = samples[index], as_float(preds[index])
+            found, true = np.full((2, len(self.settings)), np.nan), truths(sample, metric)
+            for row in needed[self.division.parts[index]]:
+                result = apply(self.settings[row], sample[0], dense, alpha)
                 found[:, row] = [metrics.mse(result, each) for each in true]
             return found
 

@@ -16,7 +16,7 @@ from tuning.measuring import in_threads
 from tuning.nested import Candidates, Change, Decision, Division, decide, mean_changes
 from tuning.recordings import Recordings
 from tuning.shares import Shares
-from tuning.ways import Base, Measured, Way, Ways, measure_way, prediction
+from tuning.ways import Base, Measured, Outputs, Way, Ways, measure_way
 
 ALL = None  # in place of a part: all images
 
@@ -96,9 +96,10 @@ def accepted(decision: Decision) -> dict[int | None, str | None]:
 
 def predictions(recordings: Recordings, base: Base) -> list[Prediction]:
     """Two (H,W) float16 per image: 4 MB each at 1024²."""
-    outputs = {view: recordings.outputs(view) for view in base.way.views}
+    outputs = Outputs(recordings, base.way)
 
     def predict(image: int) -> Prediction:
-        return Prediction(*(each.astype(np.float16) for each in prediction(recordings, base, outputs, image)))
+        pred = outputs.prediction(image, recordings.rgb(image), base.shares)
+        return Prediction(*(each.astype(np.float16) for each in pred))
 
     return in_threads(predict, len(recordings.pictures.samples), "predicting")

@@ -5,7 +5,7 @@
 """
 import contextlib
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -66,42 +66,50 @@ def mixed(rgb: np.ndarray, outputs: Sequence[Output], shares: Sequence[float]) -
 
 
 class Recordings:
-    """The outputs of all members of infer.weights for all pictures; those of views in `kept` stay in memory.
+    """The outputs of all members of infer.weights for all pictures.
 
-    At 1024² a view takes 2 MB per picture and member at most, at 320 px 0.2 MB.
+    Those of views in `kept` stay in memory: at 1024² at most 2 MB per view, picture and member, at 320 px 0.2 MB.
     """
 
-    def __init__(self, cfg: Config, pictures: Pictures, kept: set[View]):
-        self.cfg, self.pictures, self.kept = with_infer(cfg, tta="none", shares=None), pictures, kept
+    def __init__(self, cfg: Config, pictures: Pictures, views: Collection[View], kept: Collection[View]):
+        """views: all that will be asked for; a network that is loaded makes both the plain and the mirrored one."""
+        self.cfg, self.pictures, self.views, self.kept = with_infer(cfg, tta="none", shares=None), pictures, views, kept
         self.seconds = {}  # per picture and view, in the networks of all members
         self._known = {}
 
     def outputs(self, view: View) -> list[list[Output]]:
         """[member][picture]"""
-        if view in self._known:
-            return self._known[view]
-        found, self.seconds[view] = [], 0.0
-        for sources in self.pictures.members:
-            row = {}
-            for source in sources:
-                row |= zip(source.images, self._run(source, view), strict=True)
-            found.append([row[index] for index in range(len(row))])
-        if view in self.kept:
-            self._known[view] = found
-        return found
+        if view not in self._known:
+            twin = view._replace(mirrored=not view.mirrored)
+            self._record([view, twin] if twin in self.views else [view])
+        return self._known[view] if view in self.kept else self._known.pop(view)
 
-    def _run(self, source: Source, view: View) -> Iterator[Output]:
-        cfg = with_infer(self.cfg, weights=source.weights, tile_over=view.tile_over)
+    def _record(self, views: Sequence[View]) -> None:
+        """views: the same but for `mirrored`."""
+        for view in views:
+            self.seconds[view], self._known[view] = 0.0, []
+        for sources in self.pictures.members:
+            rows = [{} for _ in views]
+            for source in sources:
+                for view, row, predict in zip(views, rows, self._predictors(source, views), strict=True):
+                    row |= zip(source.images, self._run(predict, source), strict=True)
+                    self.seconds[view] += predict.seconds / len(self.pictures.pairs)
+            for view, row in zip(views, rows, strict=True):
+                self._known[view].append([row[index] for index in range(len(row))])
+
+    def _predictors(self, source: Source, views: Sequence[View]) -> list[Predictor]:
+        cfg = with_infer(self.cfg, weights=source.weights, tile_over=views[0].tile_over)
         loaded = load_model(cfg)
-        predict = single_predictor(cfg, loaded._replace(size=view.size or loaded.size))
-        if view.mirrored:
-            predict = Predictor(Mirrored(predict.network), predict.size, predict.tile_over, predict.density)
+        plain = single_predictor(cfg, loaded._replace(size=views[0].size or loaded.size))
+        mirrored = Predictor(Mirrored(plain.network), plain.size, plain.tile_over, plain.density)
+        return [mirrored if view.mirrored else plain for view in views]
+
+    def _run(self, predict: Predictor, source: Source) -> Iterator[Output]:
         name = f"{source.weights.parent.name} {predict.size} px"
         for indices in tqdm(list(batches(source.images, predict.batch_size)), name, disable=None, leave=False):
             rgbs = [self.rgb(index) for index in indices]
             for raw in predict.run(rgbs, [predict.prepare(rgb) for rgb in rgbs]):
                 yield Output(Raw(*(each if each is None else each.astype(np.float16) for each in raw)), *predict.way)
-        self.seconds[view] += predict.seconds / len(self.pictures.pairs)
 
     def rgb(self, index: int) -> np.ndarray:
         """As in pictures.samples, without its alpha."""

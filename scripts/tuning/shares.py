@@ -4,12 +4,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import nnls
 
-from inference.prediction import Prediction
 from training import metrics
 from tuning.measuring import in_threads, truths
 from tuning.nested import Division
 from tuning.recordings import Recordings
-from tuning.ways import Base, Way, prediction
+from tuning.ways import Outputs, Way
 
 RIDGE = 1e-9  # of the mean squared error: members that are the same get the same share
 
@@ -44,30 +43,27 @@ class Shares:
     names = (FITTED,)
 
     def __init__(self, recordings: Recordings, way: Way, metric: str, division: Division):
-        self.division, self._recordings, self._way, self._metric = division, recordings, way, metric
-        self._outputs = {view: recordings.outputs(view) for view in way.views}
-        images = range(len(division.parts))
-        self.members = len(recordings.pictures.members)
-        self.equal = (1 / self.members,) * self.members
-        alone = [tuple(row) for row in np.eye(self.members)]
-        self.grams = np.stack(in_threads(lambda image: self._gram(image, alone), len(images), "shares"))  # (images,M,M)
+        self.division = division
+        samples, outputs, images = recordings.pictures.samples, Outputs(recordings, way), len(division.parts)
+        alone = np.eye(len(recordings.pictures.members))  # each member's share is 1 once
+        equal = np.full(len(alone), 1 / len(alone))
+
+        def gram(image: int) -> np.ndarray:
+            sample = samples[image]
+            true = truths(sample, metric)[0]
+            return gram_matrix([outputs.prediction(image, sample[0], shares).dense - true for shares in alone])
+
+        def measure(image: int) -> dict[frozenset[int] | None, float]:
+            """The error with equal shares, at None, and with those of each fit that did without the picture's part."""
+            sample, part = samples[image], division.parts[image]
+            tried = {None: equal} | {without: shares for without, shares in self.shares.items() if part in without}
+            return {key: metrics.mse(outputs.prediction(image, sample[0], shares).dense, truths(sample, metric)[0])
+                    for key, shares in tried.items()}
+
+        self.grams = np.stack(in_threads(gram, images, "shares"))  # (images, members, members)
         self.shares = {without: fit_shares(self.grams[division.outside(without)].mean(0))
                        for without in division.left_out}
-        self._errors = in_threads(self._measured, len(images), "measuring")
-        self._outputs = {}
-
-    def _prediction(self, image: int, shares: tuple[float, ...]) -> Prediction:
-        return prediction(self._recordings, Base(self._way, shares), self._outputs, image)
-
-    def _gram(self, image: int, alone: Sequence[tuple[float, ...]]) -> np.ndarray:
-        true = truths(self._recordings.pictures.samples[image], self._metric)[0]
-        return gram_matrix([self._prediction(image, shares).dense - true for shares in alone])
-
-    def _measured(self, image: int) -> dict[frozenset[int] | None, float]:
-        """The picture's error with equal shares, at None, and with those of each fit that did without its part."""
-        true, part = truths(self._recordings.pictures.samples[image], self._metric)[0], self.division.parts[image]
-        tried = {None: self.equal, **{without: found for without, found in self.shares.items() if part in without}}
-        return {key: metrics.mse(self._prediction(image, shares).dense, true) for key, shares in tried.items()}
+        self._errors = in_threads(measure, images, "measuring")
 
     def changes(self, name: str, without: frozenset[int], part: int) -> np.ndarray:
         here = np.flatnonzero(self.division.parts == part)

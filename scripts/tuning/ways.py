@@ -92,26 +92,32 @@ def largest_side(pictures: Pictures, cfg: Config) -> int:
     return cfg.data.size or max(max(read_shape(pair.image_path)) for pair in pictures.pairs)
 
 
-def shared_views(ways: Sequence[Way]) -> set[View]:
-    """Those that several ways need."""
+def recordings_for(cfg: Config, pictures: Pictures, ways: Sequence[Way]) -> Recordings:
+    """Which keep what several ways need, and the first way's, which the next step may need again."""
     views = [view for way in ways for view in way.views]
-    return {view for view in views if views.count(view) > 1}
+    kept = {view for view in views if views.count(view) > 1 or view in ways[0].views}
+    return Recordings(cfg, pictures, set(views), kept)
 
 
-def prediction(recordings: Recordings, base: Base, outputs: dict, image: int) -> Prediction:
-    """What the members make of a picture; outputs: {view: recordings.outputs(view)} of the way's."""
-    views = base.way.views
-    chosen = [(outputs[view][member][image], share / len(views))
-              for member, share in enumerate(base.shares) for view in views]
-    return mixed(recordings.rgb(image), *zip(*chosen, strict=True))
+class Outputs:
+    """What the members' networks make of all pictures in one way, for any shares."""
+
+    def __init__(self, recordings: Recordings, way: Way):
+        self._views = [recordings.outputs(view) for view in way.views]
+
+    def prediction(self, image: int, rgb: np.ndarray, shares: Sequence[float]) -> Prediction:
+        """The members' mean; rgb: the picture at index `image`."""
+        chosen = [(view[member][image], share / len(self._views))
+                  for member, share in enumerate(shares) for view in self._views]
+        return mixed(rgb, *zip(*chosen, strict=True))
 
 
 def measure_way(recordings: Recordings, base: Base, metric: str) -> Measured:
-    samples = recordings.pictures.samples
-    outputs = {view: recordings.outputs(view) for view in base.way.views}
+    samples, outputs = recordings.pictures.samples, Outputs(recordings, base.way)
 
     def error(image: int) -> float:
-        return metrics.mse(prediction(recordings, base, outputs, image).dense, truths(samples[image], metric)[0])
+        sample = samples[image]
+        return metrics.mse(outputs.prediction(image, sample[0], base.shares).dense, truths(sample, metric)[0])
 
     errors = in_threads(error, len(samples), str(base.way))
     return Measured(base.way, np.array(errors), sum(recordings.seconds[view] for view in base.way.views))
