@@ -17,7 +17,8 @@ BUILD = Path("build")
 def clean(build: Path) -> None:
     """`build` itself goes too, if nothing is left in it."""
     for act, path in ((remove_folder, build / "kernel"), (remove_folder, build / "dataset"),
-                      (remove_folder, build / "output"), (remove, build / "executed.ipynb"), (remove_folder, build)):
+                      (remove_folder, build / "output"), (remove, build / "executed.ipynb"),
+                      (remove, build / "kernel-test.json"), (remove_folder, build)):
         try:
             act(path)
         except UserError as error:

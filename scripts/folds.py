@@ -28,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from core import cli
-from core.config import Config, as_overrides, load_config, load_run
+from core.config import Config, as_overrides, load_config, load_run, with_infer
 from core.errors import OperationError, Stopped, UserError
 from core.files import alone_in, written_whole
 from core.folds import fold_folder, fold_weights, saved_progress, what_lacks
@@ -243,8 +243,8 @@ def predicted(fold: Fold, target: Path) -> Iterator[Scored]:
 
 def of_inference(cfg: Config, fold: Fold, target: Path) -> Config:
     """The settings that predict a fold with its own weights, and write no other files."""
-    return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={
-        "weights": fold.folder / "best.pth", "submission": target, "png_dir": None, "cutout_dir": None})})
+    return with_infer(cfg, weights=fold.folder / "best.pth", shares=None, submission=target, png_dir=None,
+                      cutout_dir=None)
 
 
 def summary(errors: dict[int, list[tuple[float, float]]]) -> list[tuple[str, int, float, float]]:

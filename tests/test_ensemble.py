@@ -13,7 +13,7 @@ import report
 from augment import middle_xray_params, xray_alpha_dense
 from conftest import call, one_error_line, scene, tiny
 from core import checkpoint
-from core.config import DEFAULTS, as_overrides, dump_config, flat, load_config, with_infer
+from core.config import DEFAULTS, as_overrides, dump_config, flat, load_config, load_run, with_infer
 from core.errors import OperationError
 from infer import main as infer_main
 from inference.ensemble import ensemble
@@ -174,8 +174,10 @@ def test_commands_about_one_network_refuse_several(run_dir, weights, tmp_path):
 def test_a_list_trains_and_infers_from_the_command_line(pairs_csv, weights, tmp_path):
     run = tmp_path / "run"
     sizes = ["infer.size=null", "infer.tta=[flip,32,64]"]
-    result = call(train_main, *tiny(pairs_csv, run), *sizes, "train.epochs=1")
+    later = [*as_overrides({"infer.weights": weights[:2]}), "infer.shares=[1,2]"]  # for inference, not for the training
+    result = call(train_main, *tiny(pairs_csv, run), *sizes, *later, "train.epochs=1")
     assert result.returncode == 0, result.stderr
+    assert load_run(DEFAULTS, [f"train.out_dir={run}"]).infer.weights == run / "best.pth"
     assert checkpoint.load(run / "best.pth")["config"]["infer"]["tta"] == ["flip", 32, 64]
     assert [member.size for member in load_members(configured([run / "best.pth"]))] == [32]  # as trained: the first
     listed = as_overrides({"infer.weights": [run / "best.pth", *weights]})

@@ -256,7 +256,7 @@ def test_a_run_infers_with_the_weights_that_its_mode_gives(inputs, tmp_path, mon
                        "predict": lambda job, weights: used.append(weights), "finish": used.append}.items():
         monkeypatch.setattr(kernel_main, name, step)
     kernel_main.run({})
-    assert used == [Path("run/best.pth") if mode == "train" else inputs / "weights/weights.pth", job]
+    assert used == [[Path("run/best.pth") if mode == "train" else inputs / "weights/weights.pth"], job]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

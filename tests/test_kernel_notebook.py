@@ -46,7 +46,7 @@ def test_its_long_cell_is_folded():
 
 def test_each_mode_has_its_own_cells():
     infer, train = code_of("infer"), code_of("train")
-    assert "weights = train(job)" in train and "show.validation(job)" in train
+    assert "weights = [train(job)]" in train and "show.validation(job)" in train
     assert not [cell for cell in infer if "train(job)" in cell or "validation" in cell]
     assert [cell for cell in infer if "show.weights(weights)" in cell] and infer[-1] == train[-1] == "finish(job)"
 

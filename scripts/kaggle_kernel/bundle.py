@@ -19,7 +19,8 @@ from slugify import slugify  # as the Kaggle client and Kaggle itself make an ad
 from core import checkpoint
 from core.config import Config
 from core.errors import UserError
-from inference.tuned import load_tuned, tuned_path
+from core.folds import weighted_checkpoints, weights_identity
+from inference.tuned import NOT_TUNED, load_tuned, tuned_path, tuned_text, with_tuned
 from submission.kaggle_client import config_dir
 from u2net import U2Net
 
@@ -36,7 +37,7 @@ LOCAL = {
     "data": ("train_csv", "val_csv", "test_dir", "solution_csv", "sample_submission", "backgrounds_dir", "images_dir",
              "alphas_dir", "rgba_dir"),
     "model": ("weights",), "weights": ("url",), "kernel": ("versions",),
-    "infer": ("images", "weights", "submission", "png_dir", "cutout_dir")}
+    "infer": ("images", "weights", "shares", "submission", "png_dir", "cutout_dir")}
 LICENCE = "other"  # of the data set, which is private: the choice is the user's
 
 
@@ -54,25 +55,38 @@ def kernel_files(cfg: Config, dataset: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def dataset_files(cfg: Config) -> dict[str, bytes]:
-    """weights.pth (unless training starts from nothing), config.yaml, SHA256SUMS, dataset-metadata.json.
+    """The weights (unless training starts from nothing), config.yaml, SHA256SUMS, dataset-metadata.json.
 
     Also postprocess.yaml if inference needs it, and the metrics.csv of the weights' run for the notebook to show.
     """
     refuse_unfit(cfg)
-    weights = cfg.infer.weights if cfg.kernel.mode == "infer" else cfg.model.weights
-    files = {"config.yaml": yaml.safe_dump(portable(cfg.model_dump(mode="json")), sort_keys=False).encode()}
-    if weights:
-        files["weights.pth"] = slim_checkpoint(weights, cfg.model.variant)
-    if cfg.kernel.mode == "infer" and cfg.infer.postprocess == "tuned":
-        load_tuned(cfg)  # fails if it is missing or for other weights
-        files["postprocess.yaml"] = tuned_path(cfg).read_bytes()
-    if (cfg.kernel.mode, cfg.kernel.format) == ("infer", "notebook"):
-        history = weights.parent / "metrics.csv"
-        files |= {history.name: history.read_bytes()} if history.exists() else {}
+    values = portable(cfg.model_dump(mode="json"))
+    if cfg.kernel.mode == "infer":
+        files = inference_files(cfg, values)
+    else:
+        files = {"weights.pth": slim_checkpoint(cfg.model.weights, cfg.model.variant)} if cfg.model.weights else {}
+    files["config.yaml"] = yaml.safe_dump(values, sort_keys=False).encode()
     sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
     title = dataset_slug(cfg).replace("-", " ").capitalize()
     return {**files, "SHA256SUMS": sums.encode(), "dataset-metadata.json": as_json(
         {"id": dataset_id(cfg), "title": title, "licenses": [{"name": LICENCE}]})}
+
+
+def inference_files(cfg: Config, values: dict) -> dict[str, bytes]:
+    """weights.pth, or of an ensemble weights_0.pth, …; names and shares go into the config's `values`."""
+    tuned = load_tuned(cfg) if cfg.infer.postprocess == "tuned" else NOT_TUNED  # fails if it is for other weights
+    paths, shares = zip(*weighted_checkpoints(with_tuned(cfg, tuned).infer), strict=True)
+    several = len(paths) > 1
+    names = [f"weights_{number}.pth" for number in range(len(paths))] if several else ["weights.pth"]
+    values["infer"] |= {"weights": names, "shares": list(shares) if several else None}
+    files = {name: slim_checkpoint(path, cfg.model.variant) for name, path in zip(names, paths, strict=True)}
+    if cfg.infer.postprocess == "tuned":
+        files["postprocess.yaml"] = (tuned_text(weights_identity(paths), tuned._replace(shares=None), {}).encode()
+                                     if several else tuned_path(cfg).read_bytes())
+    history = paths[0].parent / "metrics.csv"
+    if cfg.kernel.format == "notebook" and not several and history.exists():
+        files[history.name] = history.read_bytes()
+    return files
 
 
 def refuse_unfit(cfg: Config) -> None:

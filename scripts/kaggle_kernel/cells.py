@@ -69,7 +69,7 @@ show.pairs(job)
 # `val_mse_dense` selects the best epoch. `val_mse`, against the files' own alphas, is only for information.
 
 # %% tags=["train"]
-weights = train(job)
+weights = [train(job)]
 
 # %% tags=["train"]
 show.curves(job)
@@ -83,11 +83,11 @@ show.validation(job)
 # %% [markdown] tags=["infer"]
 # ## The weights
 #
-# The checkpoint's epoch and its metrics, then the curves of the run. `val_mse_dense` is the closest to the
+# Each checkpoint's epoch and metrics, then the curves of the run. `val_mse_dense` is the closest to the
 # leaderboard's score.
 
 # %% tags=["infer"]
-weights = job.bundle / "weights.pth"
+weights = job.weights
 show.weights(weights)
 
 # %% tags=["infer"]
@@ -96,8 +96,9 @@ show.curves(job)
 # %% [markdown]
 # ## Predictions
 #
-# With `infer.tta` at `flip` each image is predicted twice, plain and mirrored, and the two alphas are averaged. Rows
-# are written to `submission.csv` one by one, so memory does not grow with the hidden test set. This uses one GPU.
+# With `infer.tta` at `flip` each image is predicted twice, plain and mirrored, and the two alphas are averaged; so are
+# those of several networks and sizes. Rows are written to `submission.csv` one by one, so memory does not grow with the
+# hidden test set. This uses one GPU.
 
 # %%
 predict(job, weights)

@@ -20,6 +20,7 @@ from core.errors import OperationError, UserError
 from core.files import written_whole
 from imaging.images import TEST_SHAPE, list_images, read_shapes, to_levels, write_image
 from imaging.pairs import write_pairs_csv
+from kaggle_kernel.budget import save_measured
 from kaggle_kernel.versions import python_for
 from scenes.scene import draw_pair
 from submission.check import validate
@@ -73,7 +74,7 @@ def run_offline(build: Path, cfg: Config, images: int) -> None:
         except UserError as error:
             raise OperationError(f"the kernel's submission is not valid: {error}") from None
         print(f"kernel-test: {rows} rows, valid, {submission.stat().st_size / 1e6:.1f} MB; {seconds:.1f} s in all, "
-              f"peak memory {peak / 1e9:.2f} GB")
+              f"{save_measured(build, root / 'src')}, peak memory {peak / 1e9:.2f} GB")
 
 
 def attach(inputs: Path, metadata: dict, build: Path, cfg: Config, count: int) -> dict[str, tuple[int, int]]:

@@ -15,6 +15,7 @@ from core.errors import OperationError, UserError
 from core.files import written_folder
 from imaging.images import list_images, read_shapes
 from kaggle_kernel import remote as kaggle
+from kaggle_kernel.budget import bundle_name, check_time
 from kaggle_kernel.bundle import TITLE_LINE
 from kaggle_kernel.lint import problems
 from kaggle_kernel.remote import Dataset
@@ -36,6 +37,8 @@ def push(cfg: Config, build: Path) -> None:
     if found:
         more = f" (and {len(found) - 1} more; `make kernel-build` lists them)" if found[1:] else ""
         raise UserError(f"{found[0]}{more}")
+    if cfg.kernel.mode == "infer":  # a training stops early enough to infer
+        check_time(cfg, build)
     kernel, dataset = names(build)
     send_dataset(dataset, build / "dataset")
     version = kaggle.push_kernel(build / "kernel", cfg.kernel.max_hours)
@@ -195,9 +198,3 @@ def names(build: Path) -> tuple[str, str]:
                      for kind in ("kernel", "dataset"))
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: is not built yet; run `make kernel-build`") from None
-
-
-def bundle_name(build: Path) -> str:
-    metadata = json.loads((build / "kernel/kernel-metadata.json").read_text(encoding="utf-8"))
-    text = (build / "kernel" / metadata["code_file"]).read_text(encoding="utf-8")
-    return text.rpartition("'bundle': '")[2].partition("'")[0]

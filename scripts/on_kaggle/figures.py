@@ -71,15 +71,16 @@ def validation(job: Job) -> Figure | None:
     return figure
 
 
-def weights(path: Path) -> None:
-    """Prints a checkpoint's epoch and metrics, with the values to compare them to."""
-    metrics = checkpoint.load(path).get("metrics", {})
-    print(f"{path.name}: {'epoch {epoch:.0f}'.format(**metrics) if 'epoch' in metrics else 'epoch unknown'}")
-    for name, meaning in (("val_mse_dense", "MSE against dense alphas of the validation set"),
-                          ("val_floor", "no model can be better on it"), ("val_constant", "the best constant"),
-                          ("val_mse", "MSE against the files' own alphas")):
-        if name in metrics:
-            print(f"  {name:<14} {metrics[name]:.4f}   {meaning}")
+def weights(paths: Sequence[Path]) -> None:
+    """Prints each checkpoint's epoch and metrics, with the values to compare them to."""
+    for path in paths:
+        metrics = checkpoint.load(path).get("metrics", {})
+        print(f"{path.name}: {'epoch {epoch:.0f}'.format(**metrics) if 'epoch' in metrics else 'epoch unknown'}")
+        for name, meaning in (("val_mse_dense", "MSE against dense alphas of the validation set"),
+                              ("val_floor", "no model can be better on it"), ("val_constant", "the best constant"),
+                              ("val_mse", "MSE against the files' own alphas")):
+            if name in metrics:
+                print(f"  {name:<14} {metrics[name]:.4f}   {meaning}")
 
 
 def predictions(job: Job, count: int = 4) -> Figure:

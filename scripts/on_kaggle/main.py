@@ -1,15 +1,16 @@
 """The kernel's run on Kaggle: finds its inputs, trains if asked to, predicts, checks submission.csv.
 
     job = start(SETTINGS)               # the notebook's cells call these one by one, main() all of them
-    predict(job, train(job))
+    predict(job, job.weights)           # or [train(job)]
     finish(job)
 """
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +31,7 @@ GPU_TRIAL = ("import torch; x = torch.ones(1, 1, 8, 8, device='cuda'); "
 # Time reserved for inference when training stops: seconds per image, and a share of kernel.max_hours.
 SECONDS_PER_IMAGE = {"cuda": 1, "cpu": 20}
 SPARE = 0.1
+TIMING = "timing.json"  # in the scratch folder, for `kernel.py test`: how long an image took
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Job:
         """The settings; `changes`: {"section.key": value}."""
         return load_config(self.bundle / "config.yaml", [*self.overrides, *as_overrides(changes)])
 
+    @property
+    def weights(self) -> list[Path]:
+        """The data set's checkpoints to infer with."""
+        return [self.bundle / name for name in load_config(self.bundle / "config.yaml").infer.checkpoints]
+
 
 def main(settings: dict) -> None:
     """A whole run, with the exit codes and error lines of the project's other commands."""
@@ -54,7 +61,7 @@ def main(settings: dict) -> None:
 
 def run(settings: dict) -> None:
     job = start(settings)
-    predict(job, train(job) if job.config().kernel.mode == "train" else job.bundle / "weights.pth")
+    predict(job, [train(job)] if job.config().kernel.mode == "train" else job.weights)
     finish(job)
 
 
@@ -71,10 +78,12 @@ def start(settings: dict, changes: Mapping[str, object] = MappingProxyType({})) 
     root = Path(os.environ.get("KERNEL_ROOT", "/kaggle"))
     inputs, working, scratch = root / "input", root / "working", Path(tempfile.mkdtemp())
     bundle = find_bundle(inputs, settings)
-    images, sample = find_test_set(inputs, load_config(bundle / "config.yaml").kaggle.competition, bundle)
+    cfg = load_config(bundle / "config.yaml")
+    images, sample = find_test_set(inputs, cfg.kaggle.competition, bundle)
+    run = working / "run" if cfg.kernel.mode == "train" else bundle  # an ensemble's postprocess.yaml is read there
     job = Job(bundle, inputs, scratch, tuple(as_overrides({
         "infer.images": images, "data.sample_submission": sample, "data.root": scratch,
-        "infer.submission": working / "submission.csv", "train.out_dir": working / "run", **changes})),
+        "infer.submission": working / "submission.csv", "train.out_dir": run, **changes})),
         device, started)
     order = f"order of {sample.name}" if sample else "natural order"
     print(f"found   {len(ordered_images(job.config()))} test images in {images}, {order}", flush=True)
@@ -131,9 +140,10 @@ def train(job: Job) -> Path:
     return best_checkpoint(cfg.train.out_dir)
 
 
-def predict(job: Job, weights: Path) -> None:
+def predict(job: Job, weights: Sequence[Path]) -> None:
     """The test images -> submission.csv, on one GPU: reading and encoding images take as long as the network."""
-    infer(job.config({"infer.weights": weights}))
+    seconds = infer(job.config({"infer.weights": weights}))
+    (job.scratch / TIMING).write_text(json.dumps({"device": job.device, "seconds_per_image": seconds}))
 
 
 def finish(job: Job) -> None:

@@ -54,7 +54,7 @@ def load_run(path: str | Path, overrides=()) -> Config:
     if not saved.exists():
         raise UserError(f"{out_dir}: is not a run folder (it has no config.yaml); set train.out_dir to one, or run "
                         "`make train` first")
-    own = {"train.out_dir": out_dir, "infer.weights": out_dir / "best.pth",
+    own = {"train.out_dir": out_dir, "infer.weights": out_dir / "best.pth", "infer.shares": None,
            "infer.submission": out_dir / "submission.csv"}
     try:
         return load_config(saved, [*as_overrides(own), *overrides])

@@ -9,6 +9,7 @@ from pathlib import Path
 from core import checkpoint
 from core.config import load_config
 from core.errors import UserError
+from core.schema import Infer
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
@@ -34,6 +35,15 @@ def fold_weights(folder: Path) -> list[Path]:
         if lack := what_lacks(run, cfg.train.epochs):
             raise UserError(f"{run}: {lack}; finish it with: {finishing(folder, saved[0])}")
     return [run / "best.pth" for run in runs]
+
+
+def weighted_checkpoints(infer: Infer) -> list[tuple[Path, float]]:
+    """Each file of infer.weights with its share in the mean; folds divide their folder's. Without shares of 0."""
+    found = []
+    for entry, share in zip(infer.checkpoints, infer.shares or (1.0,) * len(infer.checkpoints), strict=True):
+        paths = fold_weights(entry) if entry.is_dir() else [entry]
+        found += [(path, share / len(paths)) for path in paths if share > 0]
+    return found
 
 
 def weights_identity(entries: Sequence[Path]) -> dict[str, str] | list:

@@ -235,6 +235,7 @@ class Kernel(Section):
     max_hours: Annotated[float, Field(gt=0, le=12)]
     versions: Literal["kaggle"] | None
     processes: Literal["auto"] | Annotated[int, Field(ge=1, le=16)]
+    time_factor: Literal["auto"] | Positive
 
 
 class Weights(Section):

@@ -104,8 +104,9 @@ def added(total: Raw | None, part: np.float32, raw: Raw) -> Raw:
 
 
 def describe(members: Sequence[tuple]) -> str:
-    """In one line: how many outputs are averaged, with which shares if these differ, and what makes them."""
+    """In one line: how many outputs are averaged, with which shares if these differ, and all that makes them."""
     shares = [f"{share:.3g}" for _, share in members]
     weighted = f" with shares {', '.join(shares)}" if len(set(shares)) > 1 else ""
-    ways = dict.fromkeys(predict.description for predict, _ in members)
-    return f"mean of {len(members)} outputs{weighted}: {'; '.join(ways)}"
+    networks, sizes, manners = (" | ".join(dict.fromkeys(each)) for each in zip(*(
+        (predict.network.description, f"{predict.size} px", predict.manner) for predict, _ in members), strict=True))
+    return f"mean of {len(members)} outputs{weighted}: {networks}, {sizes}, {manners}"

@@ -53,9 +53,9 @@ class Predictor:
         self.batch_size = network.batch_size
         self.way = size, tile_over, density  # outputs of the same way can be averaged as they are
         self.seconds = 0.0  # spent in the network
-        self.description = f"{network.description}, {size} px, tta {network.tta}" + (
-            f", tiles over {tile_over} px" if tile_over else "") + (
+        self.manner = f"tta {network.tta}" + (f", tiles over {tile_over} px" if tile_over else "") + (
             ", dense alpha composed from alpha and picture" if density else "")
+        self.description = f"{network.description}, {size} px, {self.manner}"
 
     @property
     def members(self) -> tuple:

@@ -63,14 +63,18 @@ def load_tuned(cfg: Config) -> Tuned:
 
 
 def save_tuned(path: Path, identity: dict | list, tuned: Tuned, evidence: dict) -> None:
-    """identity: weights_identity() of what it was chosen for."""
+    with written_whole(path) as part:
+        part.write_text(tuned_text(identity, tuned, evidence), encoding="utf-8")
+
+
+def tuned_text(identity: dict | list, tuned: Tuned, evidence: dict) -> str:
+    """What load_tuned() reads. identity: weights_identity() of what it was chosen for."""
     setting, *ways = tuned
     values = {"name": setting.name, "parameters": setting.parameters,
               **{key: list(value) if isinstance(value, tuple) else value
                  for key, value in zip(tuned._fields[1:], ways, strict=True)},
               "weights": identity, "evidence": evidence}
-    with written_whole(path) as part:
-        part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return yaml.safe_dump(values, sort_keys=False)
 
 
 def with_tuned(cfg: Config, tuned: Tuned) -> Config:
