@@ -7,12 +7,13 @@ import yaml
 
 import tune
 from conftest import call, one_error_line, tiny, write_pairs
-from core.config import DEFAULTS, load_config, with_infer
+from core.config import DEFAULTS, load_config, predict_sizes, with_infer
 from core.errors import UserError
+from core.folds import weights_identity
 from imaging.images import read_rgb
 from infer import infer
 from inference.predictor import load_predictor
-from inference.tuned import NOT_TUNED, load_tuned
+from inference.tuned import NOT_TUNED, load_tuned, save_tuned, tuned_path, with_tuned
 from submission.submission_csv import decode_alpha, read_rows
 from train import main as train_main
 from tuning.candidates import GRIDS
@@ -123,6 +124,20 @@ def test_a_file_of_an_earlier_version_still_loads(run_copy):
     old = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key not in ("tta", "shares")}
     path.write_text(yaml.safe_dump({**old, "size": 384}))
     assert load_tuned(of_run(run_copy)) == NOT_TUNED._replace(size=384)
+
+
+@pytest.mark.parametrize("way, sizes, flips", [
+    (Way((64, 96), True, 2048), (64, 96), "flip"), (Way((64, 96), False, 2048), (64, 96), "none"),
+    (Way((96,), False, 96), (96,), "none"), (Way((96,), True, None), (96,), "flip"),
+    (Way((None,), False, 2048), (320,), "none")])
+def test_inference_sees_images_in_the_way_that_was_chosen(run_copy, way, sizes, flips):
+    cfg = settings(f"train.out_dir={run_copy}")
+    tuned = NOT_TUNED._replace(**way.settings)
+    save_tuned(tuned_path(cfg), weights_identity(cfg.infer.checkpoints), tuned, {})
+    assert load_tuned(cfg) == tuned
+    found = with_tuned(cfg, tuned)
+    assert (predict_sizes(found), found.infer.flips) == (sizes, flips)
+    assert found.infer.tile_over == (way.tile_over or cfg.infer.tile_over)
 
 
 def test_several_runs_get_shares_which_infer_uses(run_copy, second_run, pairs_csv, tmp_path):
