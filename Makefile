@@ -113,7 +113,7 @@ report: setup  ## outputs/<run>/report.html: the run on one self-contained page
 compare: setup  ## runs side by side on one page, outputs/compare.html, and as a table: RUNS="outputs/a outputs/b"
 	$(PY) scripts/compare.py $(RUNS) $(ARGS)
 
-tune: setup  ## finds post-processing that lowers the run's MSE, if any; infer.postprocess=tuned applies it
+tune: setup  ## finds sizes, shares and post-processing that lower the MSE, if any; infer.postprocess=tuned applies them
 	$(PY) scripts/tune.py $(ARGS)
 
 soup: setup  ## one network from several: the mean of checkpoints' weights, greedy; ARGS="infer.weights=[a.pth,b.pth]"

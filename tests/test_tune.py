@@ -1,3 +1,4 @@
+"""make tune on a run and on several: what is tried, what is written, and that infer applies it."""
 import shutil
 
 import numpy as np
@@ -5,118 +6,86 @@ import pytest
 import yaml
 
 import tune
-from augment import sample_xray_params, xray_alpha_dense
-from conftest import call, one_error_line, scene
-from core.config import DEFAULTS, load_config, load_run
+from conftest import call, one_error_line, tiny, write_pairs
+from core.config import DEFAULTS, load_config, predict_sizes, with_infer
 from core.errors import UserError
-from dataset import ValidationSet
+from core.folds import weights_identity
 from imaging.images import read_rgb
-from imaging.pairs import configured_pairs
 from infer import infer
-from inference.postprocess import NONE, Setting
-from inference.prediction import Prediction
-from inference.tuned import NOT_TUNED, load_tuned
+from inference.predictor import load_predictor
+from inference.tuned import NOT_TUNED, load_tuned, save_tuned, tuned_path, with_tuned
 from submission.submission_csv import decode_alpha, read_rows
+from train import main as train_main
+from tuning.candidates import GRIDS
+from tuning.nested import Division
+from tuning.pictures import pictures, run_config
+from tuning.procedure import Procedure, predictions
+from tuning.recordings import without_new_caches
+from tuning.ways import Base, Way, recordings_for, ways_to_try
 
-XRAY = load_config(DEFAULTS).augment.xray
+DIVISION = Division(np.arange(4), np.arange(4))
+
+
+def settings(*overrides):
+    return load_config(DEFAULTS, overrides)
+
+
+def of_run(folder, *overrides):
+    return run_config(DEFAULTS, [f"train.out_dir={folder}", *overrides])
+
+
+def test_sizes_flips_tiles_and_means_of_neighbouring_sizes_are_tried():
+    ways = ways_to_try(settings("infer.tile_over=2048"), {320}, 600)
+    assert ways[:2] == [Way((320,), True, 2048), Way((320,), False, 2048)]
+    assert {way.sizes for way in ways if way.flip and way.tile_over == 2048} == {
+        (256,), (320,), (384,), (512,), (320, 384), (256, 320), (256, 320, 384)}
+    assert [way for way in ways if way.tile_over != 2048] == [Way((320,), True, 320), Way((512,), True, 512)]
+    assert len(set(map(str, ways))) == len(ways)
+    # what several ways need is computed once
+    assert {view.size for view in recordings_for(settings(), None, ways).kept} == {256, 320, 384}
+
+
+def test_sizes_that_change_nothing_are_not_tried():
+    assert ways_to_try(settings("infer.tta=none"), {64}, 64) == [Way((64,), False, 2048), Way((64,), True, 2048)]
+    assert ways_to_try(settings("infer.tta=[flip,320,384]"), {320}, 350)[0] == Way((320, 384), True, 2048)
+    own = [way.sizes for way in ways_to_try(settings(), {256, 320}, 400)]
+    assert own[0] == (None,) and all(len(sizes) == 1 for sizes in own)
 
 
 @pytest.fixture(scope="module")
-def samples():
-    """(rgb, alpha, target) of 12 small scenes."""
-    return [(rgb, alpha, xray_alpha_dense(rgb, alpha, sample_xray_params(XRAY, rng), rng))
-            for rgb, alpha, rng in ((*scene(64, seed), np.random.default_rng(seed)) for seed in range(12))]
+def second_run(tmp_path_factory, pairs_csv):
+    """Another training on the same pairs."""
+    folder = tmp_path_factory.mktemp("second")
+    assert call(train_main, *tiny(pairs_csv, folder, "train.epochs=1", "seed=7")).returncode == 0
+    return folder
 
 
-def predicted(samples, distort=lambda target: target, noise=0.02):
-    """The dense targets as a network might predict them: distorted, with an offset and noise."""
-    rng = np.random.default_rng(5)
-    preds = (np.clip(distort(target) + noise * rng.standard_normal() + noise * rng.standard_normal(target.shape), 0, 1)
-             .astype(np.float16) for _, _, target in samples)
-    return [Prediction(alpha, pred) for pred, (_, alpha, _) in zip(preds, samples, strict=True)]
+@pytest.mark.parametrize("way, shares", [
+    (Way((64, 96), True, 2048), (0.3, 0.7)), (Way((64,), False, 48), (1.0, 0.0))])
+def test_recorded_outputs_make_what_inference_makes(run_dir, second_run, way, shares):
+    both = f"infer.weights=[{run_dir}/best.pth,{second_run}/best.pth]"
+    cfg = of_run(run_dir, both, "infer.backend=torch", "data.limit=2")
+    found = pictures(cfg)
+    preds = predictions(recordings_for(cfg, found, [way]), Base(way, shares))
+    predict = load_predictor(with_infer(cfg, shares=shares, tile_over=way.tile_over,
+                                        tta=(*("flip",) * way.flip, *way.sizes)))
+    for pred, (rgb, _, _) in zip(preds, found.samples, strict=True):
+        np.testing.assert_allclose(pred.dense, predict([rgb])[0], atol=2e-3)
 
 
-def by_candidate(samples, preds, metric="val_mse_dense", seed=42):
-    return {result.candidate: result for result in tune.search(samples, preds, metric, seed)}
-
-
-def test_a_known_gamma_distortion_is_found_and_accepted(samples):
-    results = by_candidate(samples, predicted(samples, lambda target: target**1.7, 0.01))
-    gamma = results["gamma"]
-    assert gamma.verdict == "helps" and gamma.high < 0
-    assert gamma.setting.parameters["exponent"] == pytest.approx(1 / 1.7, rel=0.05)
-    assert gamma.after[0] < 0.3 * gamma.before[0] and gamma.swapped < 0
-    setting, evidence = tune.choose(list(results.values()))
-    assert setting.name in ("gamma", "affine", "correction") and evidence["interval"][1] < 0
-
-
-def test_what_the_alpha_tells_about_the_error_is_learned(samples):
-    """The predictions are too dark where the object is, by a fifth of its alpha."""
-    preds = [Prediction(alpha, (target - 0.2 * alpha).clip(0).astype(np.float16)) for _, alpha, target in samples]
-    result = by_candidate(samples, preds)["correction"]
-    assert result.verdict == "helps" and result.after[0] < 0.1 * result.before[0]
-
-
-def test_what_is_off_at_random_is_not_recalibrated(samples):
-    results = by_candidate(samples, predicted(samples, noise=0.03))
-    assert results["gamma"].verdict != "helps" and results["affine"].verdict != "helps"
-
-
-def test_removing_the_background_hurts_dense_targets_and_helps_near_binary_ones(samples):
-    preds = predicted(samples, noise=0.005)
-    dense, binary = by_candidate(samples, preds), by_candidate(samples, preds, "val_mse")
-    whole = "whole background to 0"
-    assert (dense[whole].verdict, binary[whole].verdict) == ("hurts", "helps")
-    # Each search also reports the other truth.
-    assert dense[whole].before == binary[whole].before[::-1] and dense[whole].after == binary[whole].after[::-1]
-    # A support of .05 is below a dense background, so the whole image is one component.
-    assert dense[tune.THE_ORIGINAL].verdict == "no effect"
-
-
-def test_the_halves_depend_on_the_seed_alone(samples):
-    preds = predicted(samples)
-    assert tune.search(samples, preds, "val_mse", 1) == tune.search(samples, preds, "val_mse", 1)
-    assert by_candidate(samples, preds)["gamma"].before != by_candidate(samples, preds, seed=1)["gamma"].before
-
-
-@pytest.mark.parametrize("count", [4, 10, 40])
-def test_an_interval_misses_the_true_mean_about_as_often_as_it_says(count):
-    changes = np.random.default_rng(0).standard_normal((1000, count))
-    low, high = tune.intervals(changes, 0)
-    # It should be 5 %; the plain percentile bootstrap misses 20 % with 4 images.
-    assert 0.02 < ((low > 0) | (high < 0)).mean() < 0.085
-
-
-def test_of_the_accepted_the_one_that_was_best_where_it_was_fitted_is_chosen():
-    def result(name, high, fit_change):
-        return tune.Result(name, Setting(name), (0.02, 0.1), (0.01, 0.1), -0.01, -0.02, high, fit_change, -0.01)
-
-    results = [result("gamma", -0.001, -0.01), result("affine", -0.001, -0.02), result("guided", 0.001, -0.03)]
-    assert tune.choose(results)[0] == Setting("affine")
-    assert tune.choose(results[2:])[0] == NONE
-
-
-def way(size, errors, tile_over=None):
-    return tune.Measured(tune.Way(size, tile_over), np.array(errors), 0.1)
-
-
-def test_a_size_is_chosen_on_one_half_and_must_help_on_the_other():
-    present = way(320, np.full(20, 0.02))
-    fit, _ = tune.halves(20, 7)
-    better, lucky = np.full(20, 0.01), np.full(20, 0.02)
-    lucky[fit] = 0.001
-    assert tune.choose_way([present, way(512, better)], 7) == tune.Way(512, None)
-    assert tune.choose_way([present, way(512, lucky)], 7) == present.way
-    assert tune.choose_way([present, way(512, better + 0.02)], 7) == present.way
-    shown = tune.table_of_ways([present, way(512, better, 512)], 7)
-    assert "512 px, tiles over 512 px" in shown and "-0.01000" in shown
-
-
-def test_only_sizes_that_change_something_are_tried(run_dir):
+def test_a_way_that_was_chosen_without_a_part_is_where_that_part_goes_on(run_dir):
     cfg = of_run(run_dir)
-    val_set = ValidationSet(configured_pairs(cfg, "val"), cfg)
-    ways = tune.ways_to_try(cfg, 64, val_set)
-    assert ways == [tune.Way(64, cfg.infer.tile_over)]  # the images have 64 px
+    ways = [Way((64,), True, 2048), Way((64,), False, 2048)]
+    procedure = Procedure(cfg, recordings_for(cfg, pictures(cfg), ways), DIVISION, "val_mse_dense")
+    measured, step = procedure.choose_way(ways)
+    chosen = {None: step.decision.chosen, **step.decision.by_part}
+    assert procedure.bases.keys() == chosen.keys() == {None, 0, 1, 2, 3}
+    for part, base in procedure.bases.items():
+        assert base.way == (ways[1] if step.decision.accepted and chosen[part] else ways[0])
+    post = procedure.choose_postprocessing().decision
+    total = sum(each.changes.mean() for each in (step.decision, post) if each.accepted)
+    assert procedure.change().mean == pytest.approx(total)
+    assert len(measured[0].errors) == 4
 
 
 @pytest.fixture
@@ -126,34 +95,81 @@ def run_copy(run_dir, tmp_path):
 
 
 def test_the_command_measures_a_run_and_infer_applies_the_result(run_copy, pairs_csv, capsys):
-    cfg = load_config(DEFAULTS, [f"train.out_dir={run_copy}", f"infer.images={pairs_csv.parent}",
-                                 "infer.postprocess=tuned"])
+    cfg = settings(f"train.out_dir={run_copy}", f"infer.images={pairs_csv.parent}", "infer.postprocess=tuned")
     with pytest.raises(UserError, match=r"postprocess\.yaml: .*make tune"):
         infer(cfg)
     result = call(tune.main, f"train.out_dir={run_copy}")
     assert result.returncode == 0, result.stderr
     assert "the original's components: " in result.stdout and "chosen: " in result.stdout
-    assert all(candidate in result.stdout for candidate in tune.GRIDS)
-    assert read_rgb(run_copy / "tune.png").shape[1] > 800
+    assert all(candidate in result.stdout for candidate in GRIDS) and "in 4 parts" in result.stdout
+    assert read_rgb(run_copy / "tune.png").shape[1] > 800 and read_rgb(run_copy / "sizes.png").shape[1] > 800
+    load_tuned(cfg)
 
     # infer must follow the file, whatever was chosen.
     tuned = yaml.safe_load((run_copy / "postprocess.yaml").read_text())
-    assert tuned["size"] is None and read_rgb(run_copy / "sizes.png").shape[1] > 800
-    tuned |= {"name": "affine", "parameters": {"scale": 0.0, "offset": 0.4}, "size": 96, "tile_over": 96}
+    tuned |= {"name": "affine", "parameters": {"scale": 0.0, "offset": 0.4}, "size": 96, "tile_over": 96, "tta": "flip"}
     (run_copy / "postprocess.yaml").write_text(yaml.safe_dump(tuned, sort_keys=False))
     infer(cfg)
     said = capsys.readouterr().out
     assert "post-processing affine scale=0.0 offset=0.4" in said
     assert "96 px, tta flip, tiles over 96 px" in said
-    infer(cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"size": 64})}))
+    infer(with_infer(cfg, size=64))
     assert " 64 px, tta flip" in capsys.readouterr().out  # infer.size counts
     assert all((decode_alpha(text) == 102).all() for _, _, text in read_rows(run_copy / "submission.csv"))
+
+
+def test_a_file_of_an_earlier_version_still_loads(run_copy):
+    tune.tune(of_run(run_copy, "data.limit=3"))
+    path = run_copy / "postprocess.yaml"
+    old = {key: value for key, value in yaml.safe_load(path.read_text()).items() if key not in ("tta", "shares")}
+    path.write_text(yaml.safe_dump({**old, "size": 384}))
+    assert load_tuned(of_run(run_copy)) == NOT_TUNED._replace(size=384)
+
+
+@pytest.mark.parametrize("way, sizes, flips", [
+    (Way((64, 96), True, 2048), (64, 96), "flip"), (Way((64, 96), False, 2048), (64, 96), "none"),
+    (Way((96,), False, 96), (96,), "none"), (Way((96,), True, None), (96,), "flip"),
+    (Way((None,), False, 2048), (320,), "none")])
+def test_inference_sees_images_in_the_way_that_was_chosen(run_copy, way, sizes, flips):
+    cfg = settings(f"train.out_dir={run_copy}")
+    tuned = NOT_TUNED._replace(**way.settings)
+    save_tuned(tuned_path(cfg), weights_identity(cfg.infer.checkpoints), tuned, {})
+    assert load_tuned(cfg) == tuned
+    found = with_tuned(cfg, tuned)
+    assert (predict_sizes(found), found.infer.flips) == (sizes, flips)
+    assert found.infer.tile_over == (way.tile_over or cfg.infer.tile_over)
+
+
+def test_several_runs_get_shares_which_infer_uses(run_copy, second_run, pairs_csv, tmp_path):
+    arguments = [f"infer.weights=[{second_run}/best.pth,{run_copy}/best.pth]", f"train.out_dir={tmp_path}/both",
+                 "infer.backend=torch"]
+    result = call(tune.main, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "MSE alone" in result.stdout and "shares: " in result.stdout
+    cfg = settings(*arguments, f"infer.images={pairs_csv.parent}", "infer.postprocess=tuned")
+    path = tmp_path / "both/postprocess.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "shares": [0.75, 0.25]},
+                                   sort_keys=False))
+    assert load_tuned(cfg).shares == (0.75, 0.25)
+    assert call(tune.main, *arguments, "infer.shares=[1,3]").returncode == 0  # set by hand: not fitted
+    assert load_tuned(cfg).shares is None
+
+
+def test_a_network_that_was_trained_on_the_pictures_is_refused(run_copy, second_run, tmp_path):
+    """The second run was trained on the pictures that the first is validated on, and validated on others."""
+    write_pairs(tmp_path / "other", 1, 64)
+    config = yaml.safe_load((run_copy / "config.yaml").read_text())
+    config["data"]["val_csv"] = str(tmp_path / "other/pairs.csv")
+    (run_copy / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    result = call(tune.main, f"infer.weights=[{second_run}/best.pth,{run_copy}/best.pth]",
+                  f"train.out_dir={tmp_path}/x")
+    assert f"{run_copy}/best.pth: was trained on 4 of the 4 pictures to judge on" in one_error_line(result, 2)
 
 
 def test_three_images_are_too_little_evidence(run_copy, capsys):
     tune.tune(of_run(run_copy, "data.limit=3"))
     assert "too little evidence" in capsys.readouterr().out
-    assert load_tuned(load_config(DEFAULTS, [f"infer.weights={run_copy / 'best.pth'}"])) == NOT_TUNED
+    assert load_tuned(of_run(run_copy)) == NOT_TUNED
 
 
 def test_a_folder_without_a_run_is_named(run_copy):
@@ -165,5 +181,12 @@ def test_a_folder_without_a_run_is_named(run_copy):
         tune.tune(of_run(run_copy))
 
 
-def of_run(folder, *overrides):
-    return load_run(DEFAULTS, [f"train.out_dir={folder}", *overrides])
+def test_networks_of_sizes_that_were_only_tried_leave_no_files(tmp_path):
+    weights = tmp_path / "a.b[1].pth"
+    files = [weights.with_name(f".{weights.stem}.{size}.bf16.openvino") for size in (256, 320, 384)]
+    files[0].touch()
+    with without_new_caches([weights]) as used:
+        files[1].touch()
+        files[2].touch()
+        used.add(384)
+    assert sorted(tmp_path.iterdir()) == [files[0], files[2]]
