@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from core.errors import UserError
-from core.schema import Config, Section
+from core.kinds import Section
+from core.schema import Config
 
 # in place of pydantic's messages, which speak of Python types
 PLAIN = {"tuple_type": "should be a list [low, high]", "missing": "should be a list of two numbers",

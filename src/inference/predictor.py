@@ -7,6 +7,7 @@ The dense alpha is a known function of the picture and the object's alpha (xray_
 only the alpha, and the dense alpha is composed from both; or it predicts the dense alpha directly (model.predicts).
 """
 import time
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -105,7 +106,7 @@ class Predictor:
 def load_predictor(cfg: Config) -> Predictor | Ensemble:
     """What cfg.infer asks for, with the best backend for this machine: one network, or the weighted mean of several.
 
-    All networks stay in memory. UserError if they do not fit there.
+    All networks stay in memory. OperationError if they do not fit there.
     """
     shares = cfg.infer.shares or (1.0,) * len(cfg.infer.checkpoints)
     used = [(path, share) for path, share in zip(cfg.infer.checkpoints, shares, strict=True) if share > 0]
@@ -115,11 +116,11 @@ def load_predictor(cfg: Config) -> Predictor | Ensemble:
 
 
 def load_members(cfg: Config) -> list[Predictor | Ensemble]:
-    """What load_predictor() takes the mean of: each entry of infer.weights at each size of infer.tta, size by size.
+    """What load_predictor() takes the mean of: each entry of infer.weights, at each size of infer.tta.
 
-    An entry that is a folder of folds is the mean of its networks.
+    Entry by entry, not weighted. A folder of folds is one entry, the mean of its networks.
     """
-    members, kept = [], 0
+    members, kept = [], []
     for entry in cfg.infer.checkpoints:
         ones = [with_infer(cfg, weights=path, shares=None) for path in
                 (fold_weights(entry) if entry.is_dir() else [entry])]
@@ -128,17 +129,17 @@ def load_members(cfg: Config) -> list[Predictor | Ensemble]:
             predictors = []
             for one, loaded in networks:
                 predictors.append(single_predictor(one, loaded._replace(size=size or loaded.size)))
-                kept += predictors[-1].network.kept_bytes
-                check_memory(kept, len(members) + 1)
+                kept.append(predictors[-1].network.kept_bytes)
+                check_memory(kept)
             members.append(ensemble(predictors))
     return members
 
 
-def check_memory(needed: int, count: int) -> None:
-    """OperationError if `count` networks, which hold `needed` bytes together, are clearly too much."""
+def check_memory(kept: Sequence[int]) -> None:
+    """OperationError if networks, which hold so many bytes each, are clearly too much together."""
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else machine_memory()
-    if needed > memory:
-        raise OperationError(f"{count} networks need about {needed / 1e9:.0f} GB at the same time, of "
+    if sum(kept) > memory:
+        raise OperationError(f"{len(kept)} networks or more need over {sum(kept) / 1e9:.0f} GB at the same time, of "
                              f"{memory / 1e9:.0f}; infer with each alone (infer.weights, infer.submission) and average "
                              "their submissions with `python src/submit.py blend`")
 
