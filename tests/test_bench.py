@@ -65,8 +65,8 @@ def test_the_reference_step_has_the_loss_of_ours():
 def test_the_step_that_is_timed_trains():
     rgb, target = inputs.training_batch(CFG, 64, 2)
     with run_pipeline.our_run(CFG, 2, torch.device("cpu")) as run:
-        losses = [run_pipeline.our_step(run, rgb, target) for _ in range(3)]
-    assert losses[2] < losses[0]
+        losses = [run_pipeline.our_step(run, rgb, target) for _ in range(12)]  # AdamW's first steps are too large
+    assert losses[-1] < losses[0]
 
 
 def test_bytes_moved_are_those_read_and_written():
