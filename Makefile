@@ -30,7 +30,7 @@ PROCESSES = --gpus $(GPUS) --restarts $(RESTARTS) --nnodes $(NNODES) --node-rank
 PHOTOGRAPHS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pretrain data weights train folds infer score submit report compare tune soup ablate precision \
+.PHONY: help setup demo demo-folds pretrain data weights train folds infer score submit report compare tune soup ablate precision \
         bench test lint clean kernel-build kernel-test kernel-push crash soak fuzz \
         docker-build docker-data docker-weights docker-train docker-infer docker-submit docker-demo docker-test
 
@@ -63,6 +63,16 @@ demo: setup  ## data, training, inference, score and pictures in one go, without
 	$(PY) src/submit.py score --config configs/demo.yaml $(ARGS)
 	$(PY) scripts/report.py --config configs/demo.yaml $(ARGS)
 	$(PY) scripts/gallery.py --config configs/demo.yaml $(ARGS) --out outputs/demo/photographs.png
+
+demo-folds: setup  ## three folds, their mean and its tuning, each scored on a test set; about 10 minutes on 2 CPU cores
+	$(PY) scripts/get_data.py --config configs/folds.yaml $(ARGS)
+	$(PY) scripts/folds.py --config configs/folds.yaml $(ARGS)
+	$(PY) scripts/tune.py --config configs/folds.yaml infer.weights=outputs/folds $(ARGS)
+	for way in infer.weights=outputs/folds/fold_0/best.pth infer.weights=outputs/folds/fold_1/best.pth \
+	    infer.weights=outputs/folds/fold_2/best.pth infer.weights=outputs/folds \
+	    "infer.weights=outputs/folds infer.postprocess=tuned"; do \
+	    $(PY) src/infer.py --config configs/folds.yaml $$way $(ARGS) && \
+	    $(PY) src/submit.py score --config configs/folds.yaml $(ARGS) || exit; done
 
 pretrain: data/pretrain/splits/train.csv weights  ## trains the embedded weights again; PHOTOGRAPHS=a.csv,b.csv: scores on these too
 	for seed in 1 2 3; do $(PY) src/train.py --config configs/pretrain.yaml seed=$$seed \

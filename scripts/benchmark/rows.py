@@ -28,7 +28,7 @@ def cpu_works(cfg: Config) -> list[Work]:
     return [*forward_works(cfg), training_work(cfg, 512, 4, "≥ 3×"), *xray_works(cfg),
             Work("components", "component post-processing, noisy matte 1024²", run_baseline.components,
                  run_pipeline.components, "≥ 100×", most_repeats=2),
-            *submission_works(cfg), *memory_works()]
+            *submission_works(cfg), *ensemble_works(cfg), *memory_works()]
 
 
 def gpu_works(cfg: Config) -> list[Work]:
@@ -77,6 +77,16 @@ def submission_works(cfg: Config) -> list[Work]:
                  partial(run_baseline.submission, cfg, 4), partial(run_pipeline.submission, cfg, 4, precision), ask,
                  run_baseline.squared_error, 1)
             for precision, ask in (("auto", "≥ 7×"), ("int8", ""))]
+
+
+def ensemble_works(cfg: Config) -> list[Work]:
+    """No reference: three networks are to cost three passes and nothing else."""
+    submissions = [Work("ensemble", f"4 images 1024² → submission.csv, flip TTA, {networks} of the same network", None,
+                        partial(run_pipeline.submission, cfg, 4, "auto", networks), "≥ 95 % in the networks",
+                        most_repeats=3) for networks in (1, 3)]
+    return [*submissions,
+            Work("ensemble", "submission of 1000 images 1024², 3 networks at 128 px", None,
+                 partial(run_pipeline.submission_memory, 1000, 3), "as one network, plus its weights", most_repeats=1)]
 
 
 def memory_works() -> list[Work]:

@@ -166,14 +166,14 @@ def components() -> Side:
 
 
 @contextlib.contextmanager
-def submission(cfg: Config, images: int, precision: str) -> Side:
+def submission(cfg: Config, images: int, precision: str, networks: int = 1) -> Side:
     """Returns the bytes of the CSV."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         drawn_images(cfg, folder / "images", images)
-        weights = Path(shutil.copy(EMBEDDED, folder))
+        weights = copies(folder, networks)
         if precision == "int8":
-            save_ranges(weights, embedded_ranges(squares(cfg, 1024, images)), change=0.0)
+            save_ranges(weights[0], embedded_ranges(squares(cfg, 1024, images)), change=0.0)
         wanted = {"images": folder / "images", "weights": weights, "size": 1024, "tta": "flip", "precision": precision,
                   "submission": folder / "submission.csv", "postprocess": "none"}
         said = io.StringIO()
@@ -186,17 +186,24 @@ def submission(cfg: Config, images: int, precision: str) -> Side:
         yield side, lambda _: re.findall(r"\d+% of the time in the network", said.getvalue())[-1]
 
 
+def copies(folder: Path, count: int) -> tuple[Path, ...]:
+    """The embedded weights as so many checkpoints, each in its own folder."""
+    for number in range(count):
+        (folder / f"network_{number}").mkdir()
+    return tuple(Path(shutil.copy(EMBEDDED, folder / f"network_{number}")) for number in range(count))
+
+
 @contextlib.contextmanager
-def submission_memory(images: int) -> Side:
+def submission_memory(images: int, networks: int = 1) -> Side:
     """A submission in its own process; one picture under many names."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_image(folder / "images/0.png", draw_pair(0, 0, 1024)[0])
         for index in range(1, images):
             os.link(folder / "images/0.png", folder / f"images/{index}.png")
-        shutil.copy(EMBEDDED, folder)
+        weights = ",".join(map(str, copies(folder, networks)))
         yield peak_memory(infer.__file__, f"infer.images={folder}/images", "infer.size=128",
-                          f"infer.weights={folder}/{EMBEDDED.name}", f"infer.submission={folder}/submission.csv")
+                          f"infer.weights=[{weights}]", f"infer.submission={folder}/submission.csv")
 
 
 @contextlib.contextmanager
