@@ -30,8 +30,8 @@ PROCESSES = --gpus $(GPUS) --restarts $(RESTARTS) --nnodes $(NNODES) --node-rank
 PHOTOGRAPHS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-folds pretrain data weights train folds infer score submit report compare tune soup ablate precision \
-        bench test lint clean kernel-build kernel-test kernel-push crash soak fuzz \
+.PHONY: help setup demo demo-folds pretrain data weights train folds infer score submit report compare \
+        tune soup ablate precision bench test lint clean kernel-build kernel-test kernel-push crash soak fuzz \
         docker-build docker-data docker-weights docker-train docker-infer docker-submit docker-demo docker-test
 
 help:  ## this list
@@ -64,7 +64,7 @@ demo: setup  ## data, training, inference, score and pictures in one go, without
 	$(PY) scripts/report.py --config configs/demo.yaml $(ARGS)
 	$(PY) scripts/gallery.py --config configs/demo.yaml $(ARGS) --out outputs/demo/photographs.png
 
-demo-folds: setup  ## three folds, their mean and its tuning, each scored on a test set; about 10 minutes on 2 CPU cores
+demo-folds: setup  ## three folds, their mean and its tuning, each scored on a test set; 16 minutes on 2 slow cores
 	$(PY) scripts/get_data.py --config configs/folds.yaml $(ARGS)
 	$(PY) scripts/folds.py --config configs/folds.yaml $(ARGS)
 	$(PY) scripts/tune.py --config configs/folds.yaml infer.weights=outputs/folds $(ARGS)
