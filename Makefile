@@ -75,10 +75,10 @@ demo-folds: setup  ## three folds, their mean and its tuning, each scored on a t
 	    $(PY) src/submit.py score --config configs/folds.yaml $(ARGS) || exit; done
 
 pretrain: data/pretrain/splits/train.csv weights  ## trains the embedded weights again; PHOTOGRAPHS=a.csv,b.csv: scores on these too
-	for seed in 1 2 3; do $(PY) src/train.py --config configs/pretrain.yaml seed=$$seed \
-	    train.out_dir=outputs/pretrain/seed_$$seed $(ARGS) || exit; done
+	trained=; for seed in 1 2 3; do run=outputs/pretrain/seed_$$seed; trained=$$trained,$$run/best.pth; \
+	    $(PY) src/train.py --config configs/pretrain.yaml seed=$$seed train.out_dir=$$run $(ARGS) || exit; done; \
 	$(PY) scripts/soup.py --config configs/pretrain.yaml --out outputs/pretrain/soup.pth $(ARGS) \
-	    "infer.weights=[outputs/pretrain/seed_1/best.pth,outputs/pretrain/seed_2/best.pth,outputs/pretrain/seed_3/best.pth]"
+	    "infer.weights=[$${trained#,}]"
 	$(PY) scripts/embed.py --config configs/pretrain.yaml train.out_dir=outputs/pretrain/seed_1 $(ARGS) \
 	    infer.weights=outputs/pretrain/soup.pth --photographs "$(PHOTOGRAPHS)"
 

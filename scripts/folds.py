@@ -105,7 +105,7 @@ def check_pairs(cfg: Config) -> None:
     counts = Counter(fold_of(pair, cfg.data.folds) for pair in pairs)
     empty = next((fold for fold in range(cfg.data.folds) if not counts[fold]), None)
     if empty is not None:
-        groups = len({pair.group or pair.image_path.stem for pair in pairs})
+        groups = len({pair.fold_key for pair in pairs})
         raise UserError(f"data.folds={cfg.data.folds}: fold {empty} would be empty, with {groups} groups in all; lower "
                         "data.folds")
     tables = " and ".join(map(str, dict.fromkeys((cfg.data.train_csv, cfg.data.val_csv))))

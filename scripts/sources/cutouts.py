@@ -1,6 +1,6 @@
 """From cut-outs to pairs: what the sources magick and rgba share.
 
-    behind = background(kind, background_files(cfg, kind, "data.rgba.background"), side, rng)
+    behind = background(one_of(kind, rng), background_files(cfg, kind, "data.rgba.background"), side, rng)
     rgb = over(alpha * colours, alpha, behind)
 """
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,8 +36,8 @@ def background_files(cfg: Config, kind: str, setting: str) -> list[Path]:
 
 
 def background(kind: str, files: Sequence[Path], side: int, rng) -> np.ndarray:
-    """(side,side,3) float32 in [0,1]. kind: catalog, folder (a crop of one of the files) or mixed (one of the two)."""
-    if one_of(kind, rng) == "catalog":
+    """(side,side,3) float32 in [0,1]. kind: catalog, or folder: a crop of one of the files."""
+    if kind == "catalog":
         return catalog_background((side, side), rng)
     try:
         return crop_of(files[rng.integers(len(files))], side, rng)

@@ -22,7 +22,7 @@ from core.schema import Magick
 from core.seeds import Purpose, generator
 from imaging.images import write_image
 from imaging.pairs import Split, hash_share, split_by_name
-from sources.cutouts import Unusable, background, background_files, make_all, over, refuse_constant, soft_share
+from sources.cutouts import Unusable, background, background_files, make_all, one_of, over, refuse_constant, soft_share
 from sources.hub import Hub, NotThere
 
 INDEX = "magick_index.tsv"
@@ -144,4 +144,4 @@ def on_background(rgba: np.ndarray, page_id: str, kind: str, backgrounds: Sequen
         return rgba[..., :3]
     rng = generator(Purpose.MAGICK_BACKGROUND, int(hash_share(page_id) * 2**48))
     alpha = rgba[..., 3:].astype(np.float32) / 255
-    return over(alpha * rgba[..., :3], alpha, background(kind, backgrounds, SIDE, rng))
+    return over(alpha * rgba[..., :3], alpha, background(one_of(kind, rng), backgrounds, SIDE, rng))

@@ -46,7 +46,7 @@ class Division(NamedTuple):
 
 def divide(pairs: Sequence[Pair], folds: int | None, seed: int) -> Division:
     """The folds are the parts (halves of them if there are only two); without folds the groups are dealt at random."""
-    names, groups = np.unique([pair.group or pair.image_path.stem for pair in pairs], return_inverse=True)
+    names, groups = np.unique([pair.fold_key for pair in pairs], return_inverse=True)
     if folds:
         return Division(np.array([fold_of(pair, max(folds, 4 if folds == 2 else 0)) % MOST_PARTS for pair in pairs]),
                         groups)

@@ -42,6 +42,11 @@ class Pair:
     family: str = ""  # the CSV's optional column `family`, by which results are grouped
     group: str = ""   # its optional column `group`: pictures that must be in the same fold
 
+    @property
+    def fold_key(self) -> str:
+        """What decides the fold: the group, or without one, the image's name."""
+        return normalize("NFC", self.group or self.image_path.stem)
+
 
 def configured_pairs(cfg: Config, split: str, world: World = ALONE) -> list[Pair]:
     """The pairs of data.train_csv or data.val_csv (split: train | val), read as cfg.data says; see read_pairs().
@@ -83,9 +88,9 @@ def all_pairs(cfg: Config) -> list[Pair]:
 
 
 def fold_of(pair: Pair, folds: int) -> int:
-    """The pair's fold, 0 to folds - 1: it depends on nothing but its group (without one, its image's name)."""
-    group = normalize("NFC", pair.group or pair.image_path.stem)
-    return int(hash_share(f"fold of {group}") * folds)  # not split_by_name()'s hash: val.csv would be one of the folds
+    """The pair's fold, 0 to folds - 1: it depends on nothing but its fold_key."""
+    # not split_by_name()'s hash: val.csv would be one of the folds
+    return int(hash_share(f"fold of {pair.fold_key}") * folds)
 
 
 def read_pairs(csv_path: str | Path, limit: int | None = None, on_error: str = "fail",

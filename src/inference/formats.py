@@ -1,9 +1,10 @@
 """infer.precision=auto: a reduced number format only where it was measured for these weights.
 
-The first time, the network runs in the reduced format and in fp32 on a few photographs; the mean difference of their
-alphas is remembered in formats.yaml beside the weights. Measured in torch, also for OpenVINO: with the official U2NETP
-both give the same difference to 1 % (docs/benchmarks.md).
+The first time, the network runs in the reduced formats, the fastest first, and in fp32 on a few photographs, until one
+is exact enough; the mean difference of their alphas is remembered in formats.yaml beside the weights. Measured in
+torch, also for OpenVINO: with the official U2NETP both give the same difference to 1 % (docs/benchmarks.md).
 """
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,26 +27,30 @@ LARGEST = 512     # side, pixels, at which a larger network input is measured: a
 PHOTOGRAPHS = ROOT / "docs/photographs"
 
 
-def measured_format(cfg: Config, model: U2Net, size: int, fast: str, device: torch.device) -> tuple[str, str]:
-    """(precision for cfg.infer, note for the description). fast: the format that the hardware would choose."""
-    wanted = cfg.infer.precision
-    if wanted not in ("auto", "bf16", "fp16") or (wanted == "auto" and fast == "fp32"):
-        return (fast if wanted == "auto" else wanted), ""
-    precision = fast if wanted == "auto" else wanted
-    key = f"{precision} at {min(size, LARGEST)} px"
+def measured_format(cfg: Config, model: U2Net, size: int, fast: Sequence[str], device: torch.device) -> tuple[str, str]:
+    """(precision for cfg.infer, note for the description). fast: what the hardware computes in, the fastest first."""
+    wanted, side = cfg.infer.precision, min(size, LARGEST)
     known = read_measured(cfg.infer.weights)
-    if key not in known and wanted == "auto":
-        rgbs = photographs(cfg)
-        if not rgbs:
-            return "fp32", f" ({precision} not measured: no images in {PHOTOGRAPHS} or infer.images)"
-        known[key] = difference(model, [to_square(rgb, min(size, LARGEST)) for rgb in rgbs], precision, device)
-        remember(cfg.infer.weights, known)
-    if key not in known:
-        return precision, ""
-    said = f"mean |Δalpha| {known[key]:.4f}"
-    if wanted != "auto" or known[key] <= GREATEST:
-        return precision, f" (measured: {said})"
-    return "fp32", f" ({precision} measured: {said}, over {GREATEST})"
+    if wanted != "auto":
+        value = known.get(f"{wanted} at {side} px")
+        return wanted, f" (measured: {distance(value)})" if value is not None else ""
+    refused = []
+    for precision in fast:
+        key = f"{precision} at {side} px"
+        if key not in known:
+            rgbs = photographs(cfg)
+            if not rgbs:
+                return "fp32", f" ({precision} not measured: no images in {PHOTOGRAPHS} or infer.images)"
+            known[key] = difference(model, [to_square(rgb, side) for rgb in rgbs], precision, device)
+            remember(cfg.infer.weights, known)
+        if known[key] <= GREATEST:
+            return precision, f" (measured: {'; '.join([distance(known[key]), *refused])})"
+        refused.append(f"{precision} {distance(known[key])}, over {GREATEST}")
+    return "fp32", f" (measured: {'; '.join(refused)})" if refused else ""
+
+
+def distance(value: float) -> str:
+    return f"mean |Δalpha| {value:.4f}"
 
 
 def photographs(cfg: Config) -> list[np.ndarray]:

@@ -66,7 +66,7 @@ def measure_ranges(net: MatteNet, squares: Iterable[torch.Tensor]) -> Ranges:
 def rounded_convolutions(net: MatteNet) -> list[tuple[str, nn.Conv2d]]:
     return [(name, module) for name, module in net.net.named_modules()
             if isinstance(module, nn.Conv2d) and not isinstance(module, ConstantsConv)
-            and not name.startswith("side") and module.in_channels != 3]
+            and not name.startswith(("side", "stage1.rebnconvin"))]
 
 
 def rounded(net: MatteNet, ranges: Ranges) -> MatteNet:

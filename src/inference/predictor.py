@@ -187,8 +187,8 @@ def load_network(cfg: Config, model: U2Net, size: int) -> Network:
     device, backend = pick_device(), cfg.infer.backend
     prefers_openvino = backend == "auto" and device.type == "cpu"
     in_openvino = backend == "openvino" or (prefers_openvino and openvino_backend.available())
-    fast = fast_format(device, in_openvino)
-    precision, note = measured_format(cfg, model, size, fast, torch.device("cpu") if in_openvino else device)
+    precision, note = measured_format(cfg, model, size, fast_formats(device, in_openvino),
+                                      torch.device("cpu") if in_openvino else device)
     infer = cfg.infer.model_copy(update={"precision": precision, "tta": cfg.infer.flips})
     network = (openvino_backend.OpenvinoNetwork(model, size, infer) if in_openvino
                else folded_network(model, size, infer, device))
@@ -198,9 +198,9 @@ def load_network(cfg: Config, model: U2Net, size: int) -> Network:
     return network
 
 
-def fast_format(device: torch.device, in_openvino: bool) -> str:
-    """The fastest that the hardware computes in. On a GPU fp16 is as fast as bf16, and far more exact."""
-    if device.type == "cuda":
-        return "fp16"
-    return (openvino_backend.pick_cpu_precision("auto", openvino_backend.capabilities()) if in_openvino
-            else pick_precision("auto", device))
+def fast_formats(device: torch.device, in_openvino: bool) -> list[str]:
+    """Those that the hardware computes in, the fastest first. On a GPU fp16 is as fast as bf16, and far more exact."""
+    if in_openvino:
+        return openvino_backend.fast_formats(openvino_backend.capabilities())
+    fastest = pick_precision("auto", device)
+    return [] if fastest == "fp32" else list(dict.fromkeys(("fp16", fastest))) if device.type == "cuda" else [fastest]

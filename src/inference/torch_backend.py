@@ -9,9 +9,9 @@ from core.schema import Infer
 from inference.matte_net import MatteNet
 from u2net import U2Net, normalise
 
-# Peak memory of one pass's live tensors, bytes per pixel of the image at 2 bytes per value: 400 channels at full size.
-# Twice as much must fit: the graph's own and cuDNN's workspace.
-BYTES_PER_PIXEL = 800
+# Live tensors of one pass, values per pixel of the image: 400 channels at full size. Twice as much memory must fit: the
+# graph's own and cuDNN's workspace.
+VALUES_PER_PIXEL = 400
 LARGEST_BATCH = 4  # images; more bring nothing on a GPU at 1024²
 
 
@@ -24,7 +24,7 @@ class TorchNetwork:
     def __init__(self, alphas: Callable[[torch.Tensor], torch.Tensor], tta: str, device: torch.device, precision: str,
                  batch_size: int = 1):
         self.alphas, self.tta, self.device, self.batch_size = alphas, tta, device, batch_size
-        self.kept_bytes = 0
+        self.kept_bytes = getattr(alphas, "kept_bytes", 0)
         self.description = f"torch on {describe(device, precision)}"
 
     @torch.inference_mode()
@@ -53,24 +53,21 @@ def folded_network(model: U2Net, size: int, infer: Infer, device: torch.device) 
     """
     precision = pick_precision(infer.precision, device)
     batch_size = pick_batch_size(size, precision, device) if infer.batch_size == "auto" else infer.batch_size
-    net, kept_bytes = MatteNet(model, DTYPES[precision]).to(device), 0
+    net = MatteNet(model, DTYPES[precision]).to(device)
     if device.type == "cuda":
         net = CudaGraph(net, (batch_size, size, size, 3), device)
-        kept_bytes = batch_size * pass_bytes(size, precision)
-    network = TorchNetwork(net, infer.tta, device, precision, batch_size)
-    network.kept_bytes = kept_bytes
-    return network
+    return TorchNetwork(net, infer.tta, device, precision, batch_size)
 
 
 def pick_batch_size(size: int, precision: str, device: torch.device) -> int:
     if device.type != "cuda":
         return 1
-    return max(1, min(LARGEST_BATCH, torch.cuda.mem_get_info(device)[0] // (2 * pass_bytes(size, precision))))
+    return max(1, min(LARGEST_BATCH, torch.cuda.mem_get_info(device)[0] // (2 * pass_bytes(size, DTYPES[precision]))))
 
 
-def pass_bytes(size: int, precision: str) -> int:
+def pass_bytes(size: int, dtype: torch.dtype) -> int:
     """Live tensors of one image."""
-    return BYTES_PER_PIXEL * size**2 * (2 if precision == "fp32" else 1)
+    return VALUES_PER_PIXEL * size**2 * dtype.itemsize
 
 
 class CudaGraph:
@@ -78,6 +75,7 @@ class CudaGraph:
 
     @torch.inference_mode()
     def __init__(self, net: MatteNet, shape: tuple[int, ...], device: torch.device):
+        self.kept_bytes = shape[0] * pass_bytes(shape[1], net.dtype)
         self.net = net  # the recording reads its weights where they lie: they must not be freed
         self.input = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.graph = torch.cuda.CUDAGraph()
