@@ -181,7 +181,7 @@ def file_to_send(cfg: Config) -> tuple[list[str], str]:
         raise UserError(f"{error}; nothing was sent; run `make infer` to write a valid file") from None
     for weights in cfg.infer.checkpoints:
         if weights.exists() and weights.stat().st_mtime > path.stat().st_mtime:
-            print(f"note: {weights} is newer than {path}, so its val_mse_dense may be another model's; run `make "
+            print(f"note    {weights} is newer than {path}, so its val_mse_dense may be another model's; run `make "
                   "infer` to update it")
     return ["--file", str(path)], f"{path}: {rows} rows, {path.stat().st_size:,} bytes"
 

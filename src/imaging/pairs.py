@@ -214,7 +214,7 @@ def read_pair(pair: Pair, size: int | None = None) -> tuple[np.ndarray, np.ndarr
     if rgb.shape[:2] != alpha.shape:
         (height, width), (alpha_height, alpha_width) = rgb.shape[:2], alpha.shape
         raise UserError(f"{pair.row}: {pair.image_path} is {width}×{height}, "
-                        f"but {pair.alpha_path} is {alpha_width}×{alpha_height}{_turned(pair, rgb, alpha)}")
+                        f"but {pair.alpha_path} is {alpha_width}×{alpha_height}{_remedy(pair, rgb, alpha)}")
     return resize_longer_side(rgb, size), resize_longer_side(alpha, size)
 
 
@@ -227,10 +227,10 @@ def _is_swapped(pair: Pair) -> bool:
         return False
 
 
-def _turned(pair: Pair, rgb: np.ndarray, alpha: np.ndarray) -> str:
-    """A remedy if only one of the two is turned by its EXIF orientation."""
+def _remedy(pair: Pair, rgb: np.ndarray, alpha: np.ndarray) -> str:
+    """Against different sizes: another one if only one of the two is turned by its EXIF orientation."""
     if rgb.shape[1::-1] != alpha.shape:
-        return ""
+        return "; give both the same size, or list the alpha that belongs to this image"
     turned = [path for path in (pair.image_path, pair.alpha_path) if is_turned(path)]
     if len(turned) != 1:
         return ": one of them is turned by 90°"

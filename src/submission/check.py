@@ -94,13 +94,13 @@ def in_sample_order(paths: Sequence[Path], sample: Path) -> list[Path]:
     known = {*listed, *map(bare_name, listed)}
     by_name = {path.stem: path for path in paths if path.stem in known or is_readable(path)}
     for path in (path for path in paths if path.stem not in by_name):
-        print(f"note: {path} is not in {sample} and cannot be read as an image: left out")
+        print(f"note    {path} is not in {sample} and cannot be read as an image: left out")
     names = as_stems(listed, by_name)
     if set(names) != set(by_name) or len(names) != len(by_name):
         raise UserError(f"{sample}: its names differ from those in {paths[0].parent} ({_difference(names, by_name)}); "
                         "correct data.sample_submission or infer.images")
     if names != listed:
-        print(f"note: {sample} lists {listed[0]}; the submission calls it {names[0]}, without extension")
+        print(f"note    {sample} lists {listed[0]}; the submission calls it {names[0]}, without extension")
     return [by_name[name] for name in names]
 
 
