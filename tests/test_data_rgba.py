@@ -12,7 +12,7 @@ from core.config import load_config
 from core.errors import UserError
 from imaging.alphas import read_alpha
 from imaging.images import read_rgb
-from sources import rgba
+from sources import objects, rgba
 
 SIDE = 96
 RED = (200, 10, 30)
@@ -154,7 +154,7 @@ def test_edges_lose_what_was_mixed_in_and_keep_what_was_right(soft, mixed):
         """Mean error in levels of a composite's edge."""
         return np.abs(alpha * (colours - own))[edge].mean()
 
-    before, after = fringe(stored.astype(float)), fringe(rgba.defringed(stored, alpha[..., 0])[0].astype(float))
+    before, after = fringe(stored.astype(float)), fringe(objects.defringed(stored, alpha[..., 0])[0].astype(float))
     assert after < 5 if mixed is None else after < before / 3 and before > 15
 
 
@@ -162,7 +162,7 @@ def test_edges_lose_what_was_mixed_in_and_keep_what_was_right(soft, mixed):
        st.integers(0, 99))
 @settings(max_examples=40)
 def test_objects_are_placed_whole(width, height, scale, seed):
-    canvas = rgba.placed(np.ones((height, width, 4), np.float32), SIDE, scale, np.random.default_rng(seed))
+    canvas = objects.placed(np.ones((height, width, 4), np.float32), SIDE, scale, np.random.default_rng(seed))
     rows, columns = np.flatnonzero(canvas[..., 3].max(1)), np.flatnonzero(canvas[..., 3].max(0))
     longer = max(len(rows), len(columns))
     assert canvas.shape == (SIDE, SIDE, 4) and canvas[..., 3].sum() == pytest.approx(len(rows) * len(columns), rel=1e-5)

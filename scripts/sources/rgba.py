@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from unicodedata import normalize
 
-import cv2
 import numpy as np
 
 from core.config import Config
@@ -25,32 +24,17 @@ from core.errors import UserError
 from core.files import remove
 from core.schema import Rgba
 from core.seeds import Purpose, generator
-from imaging.foreground import estimate_foreground
-from imaging.images import (
-    SUFFIXES,
-    dangling,
-    is_text,
-    natural_key,
-    opened,
-    resize_longer_side,
-    to_levels,
-    upright,
-    write_image,
-)
+from imaging.images import SUFFIXES, dangling, natural_key, to_levels, write_image
 from imaging.pairs import Split, hash_share, split_groups
 from scenes.backgrounds import contact_shadow
-from sources.cutouts import Unusable, background, background_files, make_all, one_of, over, refuse_constant, soft_share
+from sources.cutouts import Unusable, background, background_files, make_all, one_of, over, soft_share
+from sources.objects import cropped, defringed, placed, read_rgba, shrunk
 from sources.variety import out_of_focus, photographed, rough, see_through, tilted, with_others_behind
 
 TRANSPARENT = (".png", ".webp", ".tif", ".tiff")  # formats that can have transparency
-VISIBLE = 2          # levels of alpha; lossy encoders leave 1 around the object
-MOST_ALPHA = 26      # levels; an object that nowhere reaches it is not one
-SMALLEST = 32        # pixels of the object's longer side
-MOST_ENLARGED = 2    # a further enlarged object is blurred beside its background
 SMALLER = (0.15, 0.6)  # longer side of an object behind, as a share of the image
-CUT_OFF, CUT = 0.2, (0.05, 0.4)  # how often a camera cuts off a part of the object, and how much of it
-SHADOWS = 0.5        # how often an object on a catalogue background has a shadow, if a camera takes it
-TRUSTED = 0.05       # alpha from which a stored colour says anything
+CUT_OFF = 0.2          # how often a camera cuts off a part of the object
+SHADOWS = 0.5          # how often an object on a catalogue background has a shadow, if a camera takes it
 OURS = re.compile(r"[\w.-]*-[0-9a-f]{12}-\d+\.png", re.ASCII)
 
 
@@ -128,7 +112,7 @@ def cutout_of(path: Path, cfg: Config) -> Cutout:
 
 def make_pairs(cutout: Cutout, cfg: Config, backgrounds: Sequence[Path]) -> None:
     """Writes the missing pairs of one cut-out. Unusable says why there are none."""
-    wanted, rgba = cfg.data.rgba, read_rgba(cutout)
+    wanted, rgba = cfg.data.rgba, read_rgba(cutout.path)
     if wanted.background == "none":
         save(cutout.pairs[0], rgba[..., :3], rgba[..., 3])
         return
@@ -163,7 +147,7 @@ def others(cutout: Cutout, cfg: Config, rng) -> list[np.ndarray]:
     for _ in range(rng.integers(1, 4)):
         path = folder[rng.integers(len(folder))]
         with contextlib.suppress(Unusable):
-            rgba = cropped(read_rgba(Cutout(path, path.name, ())))
+            rgba = cropped(read_rgba(path))
             colours, alpha = shrunk(rgba, cfg.data.rgba.size)
             found.append(placed(np.dstack([alpha[..., None] * colours, alpha]), cfg.data.rgba.size, SMALLER, rng))
     return found
@@ -177,74 +161,6 @@ def neighbours(folder: Path) -> tuple[Path, ...]:
 def save(files: tuple[Path, Path], rgb: np.ndarray, alpha: np.ndarray) -> None:
     for path, image in zip(files, (rgb, alpha), strict=True):
         write_image(path, image)
-
-
-def read_rgba(cutout: Cutout) -> np.ndarray:
-    """(H,W,4) uint8, upright. Unusable if it cannot be read, or has no object."""
-    if not is_text(cutout.name):
-        raise Unusable("its name is not valid UTF-8; rename it")
-    try:
-        with opened(cutout.path) as image:
-            image = upright(image)
-            rgba = np.asarray(image.convert("RGBA")) if image.has_transparency_data else None
-    except UserError as error:
-        raise Unusable(str(error).removeprefix(f"{cutout.path}: ")) from None
-    if rgba is None:
-        raise Unusable("has no transparency")
-    refuse_constant(rgba[..., 3])
-    if rgba[..., 3].max() < MOST_ALPHA:
-        raise Unusable(f"is almost transparent everywhere (its largest alpha is {rgba[..., 3].max()} of 255)")
-    return rgba
-
-
-def cropped(rgba: np.ndarray) -> np.ndarray:
-    """The object's bounding box (h,w,4). Unusable if it is tiny."""
-    visible = rgba[..., 3] >= VISIBLE
-    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
-    box = rgba[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-    if max(box.shape[:2]) < SMALLEST:
-        raise Unusable(f"its object is only {box.shape[1]}×{box.shape[0]} pixels large; {SMALLEST} is the least")
-    return box
-
-
-def shrunk(rgba: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """(colours (h,w,3) uint8, alpha (h,w) float32), the longer side at most `side`."""
-    alpha = rgba[..., 3:].astype(np.float32) / 255
-    # averaged with alpha as weight: colours where alpha is 0 are undefined
-    small = resize_longer_side(np.dstack([alpha * rgba[..., :3], alpha]), min(side, max(rgba.shape[:2])))
-    return np.rint(small[..., :3] / np.maximum(small[..., 3:], 1e-6)).astype(np.uint8), small[..., 3]
-
-
-def defringed(colours: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The object's own colours, without the white or black that many cut-outs have mixed into their soft edges.
-
-    Around the object the colour of its faintest edge is filled in. So the estimate finds the old background if it was
-    mixed in, and the object's own colour if it was not. (Black there, as many files have it, would be taken for an old
-    background and the edges made too bright.)
-    """
-    unknown = (alpha < TRUSTED).astype(np.uint8)
-    labels = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
-    known = np.flatnonzero(unknown == 0)
-    nearest = np.zeros(labels.max() + 1, np.int64)  # label -> the known pixel that it belongs to
-    nearest[labels.flat[known]] = known
-    return estimate_foreground(colours.reshape(-1, 3)[nearest[labels]], alpha), alpha
-
-
-def placed(premultiplied: np.ndarray, side: int, scale: tuple[float, float], rng, cut_off: float = 0) -> np.ndarray:
-    """The object (h,w,4) at a random size and place in an empty (side,side,4).
-
-    cut_off: how often a border cuts off a part of it, 0 to 1.
-    """
-    most = MOST_ENLARGED * max(premultiplied.shape[:2]) / side
-    sized = resize_longer_side(premultiplied, max(1, round(side * rng.uniform(*np.minimum(scale, most)))))
-    height, width = sized.shape[:2]
-    top, left = rng.integers(side - height + 1), rng.integers(side - width + 1)
-    if rng.random() < cut_off:
-        beyond = rng.uniform(*CUT)
-        top, left = ((top, round(-beyond * width)), (top, round(side - (1 - beyond) * width)),
-                     (round(side - (1 - beyond) * height), left))[rng.integers(3)]
-    shift = np.array([[1, 0, left], [0, 1, top]], np.float32)
-    return cv2.warpAffine(sized, shift, (side, side), flags=cv2.INTER_NEAREST)
 
 
 def remove_others(folder: Path, pairs: Iterable[tuple[Path, Path]]) -> int:
