@@ -263,6 +263,9 @@ def test_bundled_weights_stand_in_as_long_as_nothing_was_trained(tmp_path, capsy
     assert run_with_weights(DEFAULTS, options).infer.weights == EMBEDDED
     other = load_config(DEFAULTS, [*options, f"infer.weights={tmp_path}/other.pth"])
     assert with_weights(other) is other
+    (tmp_path / "folds/fold_0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds a cross-validation; use its mean with infer\.weights=.*folds$"):
+        with_weights(load_config(DEFAULTS, [f"train.out_dir={tmp_path}/folds"]))
 
     (run / "config.yaml").write_text(dump_config(load_config(DEFAULTS, options)))  # a training has begun
     for load in (lambda: with_weights(load_config(DEFAULTS, options)), lambda: run_with_weights(DEFAULTS, options)):

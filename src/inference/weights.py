@@ -4,15 +4,18 @@ from pathlib import Path
 
 from core.config import EMBEDDED, Config, load_config, load_run, nothing_trained
 from core.errors import UserError
+from core.folds import fold_folder
 
 
 def with_weights(cfg: Config) -> Config:
     """cfg, with the bundled weights in place of best.pth if nothing is trained there yet; prints a line if so.
 
-    UserError if a training has not finished its first epoch.
+    UserError if a training has not finished its first epoch, or if the folder holds folds.
     """
     run, weights = cfg.train.out_dir, cfg.infer.weights
     if nothing_trained(cfg):
+        if fold_folder(run, 0).is_dir():
+            raise UserError(f"{run}: holds a cross-validation; use its mean with infer.weights={run}")
         print(f"{run}: no trained model there yet; using the bundled weights (infer.weights=embedded)", flush=True)
         return cfg.model_copy(update={"infer": cfg.infer.model_copy(update={"weights": EMBEDDED})})
     if weights == run / "best.pth" and not (weights.exists() or (run / "metrics.csv").exists()):
