@@ -26,12 +26,14 @@ from core.outputs import may_write, no_input
 from dataset import ValidationSet
 from imaging.images import list_images, read_rgb
 from imaging.pairs import read_pairs
+from inference.half import half_state
 from inference.predictor import Predictor, load_predictor
 from inference.weights import refuse_several, with_weights
 from submission.check import baselines
 from submission.submission_csv import read_alphas
 from training.metrics import mse
 from training.validation import Validator, reference_levels
+from u2net import U2Net
 
 LIMIT = 2_500_000  # bytes: small enough to be kept in a repository
 
@@ -56,7 +58,7 @@ def embed(run: Config, cfg: Config, out: Path, photographs: Sequence[Path]) -> N
     no_input("--out", out, [run.infer.weights])
     for target in (out, card):
         may_write(target)
-    size = save_half(run.infer.weights, out)
+    size = save_half(run, out)
     predict = load_predictor(cfg)
     scores = [score_test_set(predict, cfg), *(score_photographs(predict, cfg, each) for each in photographs)]
     with written_whole(card) as part:
@@ -67,13 +69,14 @@ def embed(run: Config, cfg: Config, out: Path, photographs: Sequence[Path]) -> N
     print(f"{out}: {size:,} bytes; {card}")
 
 
-def save_half(weights: Path, path: Path) -> int:
-    """Writes a checkpoint's network in half precision -> size of the file in bytes."""
-    state = checkpoint.load(weights)
-    half = {name: value.half() if value.is_floating_point() else value for name, value in state["model_state"].items()}
-    # float16 overflows above 65504, which would silently break a statistic
+def save_half(run: Config, path: Path) -> int:
+    """Writes the network of run.infer.weights in half precision -> size of the file in bytes."""
+    model = U2Net(run.model.variant)
+    state = checkpoint.load_weights(model, run.infer.weights)
+    half = half_state(model)
+    # float16 overflows above 65504
     if lost := [name for name, value in half.items() if not value.isfinite().all()]:
-        raise UserError(f"{weights}: {lost[0]} does not fit half precision; train again")
+        raise UserError(f"{run.infer.weights}: {lost[0]} does not fit half precision; train again")
     kept = {"config": state["config"], "metrics": state["metrics"], "parts": state.get("parts", 1)}
     checkpoint.save(path, {"model_state": in_one_piece(half), **kept})
     size = path.stat().st_size

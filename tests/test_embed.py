@@ -36,8 +36,8 @@ def test_a_run_becomes_half_precision_weights_and_a_card(run_dir, pairs_csv, tes
                             "--photographs", str(pairs_csv))
     assert code == 0, err
     half, full = checkpoint.load(out)["model_state"], checkpoint.load(run_dir / "best.pth")["model_state"]
-    assert all(value.dtype == torch.float16 for value in half.values() if value.is_floating_point())
-    assert all(torch.allclose(half[name].float(), full[name].float(), rtol=1e-3, atol=1e-6) for name in full)
+    assert {value.dtype for value in half.values() if value.dim() == 4} == {torch.float16}
+    assert all(torch.allclose(half[name].float(), full[name].float(), rtol=5e-3, atol=5e-3) for name in full)
     card = out.with_suffix(".md").read_text()
     for line in shown.splitlines()[-3:-1]:  # the two scores, as printed
         images, rest = line.rsplit(": ", 1)
@@ -45,12 +45,12 @@ def test_a_run_becomes_half_precision_weights_and_a_card(run_dir, pairs_csv, tes
     assert f"{out.stat().st_size:,} bytes" in card and "| 4 pairs of " in card
 
 
-def test_statistics_that_half_precision_cannot_hold_are_refused(tmp_path):
+def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path):
     state = U2Net().state_dict()
-    state["stage1.rebnconvin.bn_s1.running_var"].fill_(1e6)
+    state["stage1.rebnconvin.conv_s1.weight"].fill_(1e6)
     checkpoint.save(tmp_path / "best.pth", {"model_state": state, "config": {}, "epoch": 1, "metrics": {}})
-    with pytest.raises(embed.UserError, match="running_var does not fit"):
-        embed.save_half(tmp_path / "best.pth", tmp_path / "half.pth")
+    with pytest.raises(embed.UserError, match=r"conv_s1\.weight does not fit"):
+        embed.save_half(load_config(DEFAULTS, [f"infer.weights={tmp_path}/best.pth"]), tmp_path / "half.pth")
     assert not (tmp_path / "half.pth").exists()
 
 

@@ -1,5 +1,7 @@
 """Number formats: nearly constant channels survive bf16, and auto uses only a format that was measured."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from core import checkpoint
 from core.config import DEFAULTS, EMBEDDED, load_config
 from inference import formats
 from inference.formats import difference, measured_format, measured_path
+from inference.half import half_state
 from inference.matte_net import MatteNet
 from inference.recentring import recentrings
 from u2net import U2Net, normalise
@@ -35,6 +38,21 @@ def test_recentred_channels_change_nothing_in_fp32_and_much_in_bf16(constant, mo
     recentred = difference(constant, [square], "bf16", CPU)
     monkeypatch.setattr("inference.recentring.DEVIATIONS", 1e9)
     assert recentred < difference(constant, [square], "bf16", CPU) / 3
+
+
+def test_half_precision_keeps_the_constants_and_is_true_in_bf16(constant):
+    squares = [scene(64, seed)[0] for seed in range(4)]
+    with torch.no_grad():
+        for parameter in constant.parameters():
+            parameter *= 1 + 1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    stored = copy.deepcopy(constant)
+    half = half_state(stored)
+    stored.load_state_dict(half)
+    assert {value.dtype for value in half.values() if value.dim() == 4} == {torch.float16}
+    assert difference(stored, squares, "bf16", CPU) < difference(constant, squares, "bf16", CPU)
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.stack(squares))
+        assert (MatteNet(stored)(pixels) - MatteNet(constant)(pixels)).abs().mean() < 0.005
 
 
 def test_ordinary_weights_are_left_alone():
