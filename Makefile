@@ -77,7 +77,7 @@ demo-folds: setup  ## three folds, their mean and its tuning, each scored on a t
 pretrain: data/pretrain/splits/train.csv weights  ## trains the embedded weights again; PHOTOGRAPHS=a.csv,b.csv: scores on these too
 	trained=; for seed in 1 2 3; do run=outputs/pretrain/seed_$$seed; trained=$$trained,$$run/best.pth; \
 	    $(PY) src/train.py --config configs/pretrain.yaml seed=$$seed train.out_dir=$$run $(ARGS) || exit; done; \
-	$(PY) scripts/soup.py --config configs/pretrain.yaml --out outputs/pretrain/soup.pth $(ARGS) \
+	$(PY) scripts/soup.py --all --config configs/pretrain.yaml --out outputs/pretrain/soup.pth $(ARGS) \
 	    "infer.weights=[$${trained#,}]"
 	$(PY) scripts/embed.py --config configs/pretrain.yaml train.out_dir=outputs/pretrain/seed_1 $(ARGS) \
 	    infer.weights=outputs/pretrain/soup.pth --photographs "$(PHOTOGRAPHS)"
@@ -126,7 +126,7 @@ compare: setup  ## runs side by side on one page, outputs/compare.html, and as a
 tune: setup  ## finds sizes, shares and post-processing that lower the MSE, if any; infer.postprocess=tuned applies them
 	$(PY) scripts/tune.py $(ARGS)
 
-soup: setup  ## one network from several: the mean of checkpoints' weights, greedy; ARGS="infer.weights=[a.pth,b.pth]"
+soup: setup  ## one network from several: the mean of checkpoints' weights; ARGS="infer.weights=[a.pth,b.pth]"
 	$(PY) scripts/soup.py $(ARGS)
 
 ablate: setup  ## what each augmentation, loss term and option is worth: ARGS="--budget 300 --seeds 3"

@@ -123,11 +123,11 @@ def model_card(run: Config, state: dict, size: int, scores: list[Score]) -> str:
         "network": f"{run.model.variant}, {size:,} bytes in half precision, keys of the official checkpoints",
         "started from": run.model.weights or "random weights",
         **training_facts(run, state["parts"]),
-        "checkpoint": f"val_mse_dense {state['metrics']['val_mse_dense']:.5f} on the "
-                      "validation pairs of the same kinds",
         "hardware": f"{hardware()}, torch {torch.__version__}",
         "input size": f"{run.infer.size} px, the longer side; mattes are returned at the images' own size",
     }
+    if validated := state["metrics"].get("val_mse_dense"):
+        facts["checkpoint"] = f"val_mse_dense {validated:.5f} on the validation pairs of the same kinds"
     described = "\n".join(f"| {name} | {fact} |" for name, fact in facts.items())
     rows = "\n".join(f"| {score.images} | {score.value:.5f} | {score.constant:.5f} | {score.gain:.2f}× | "
                      f"{'' if score.raw is None else f'{score.raw:.4f}'} |" for score in scores)

@@ -1,10 +1,12 @@
-"""Greedy soup: the mean of several checkpoints' weights, each of which is kept only where it lowers the mean's error.
+"""A soup: one network from several, the mean of their weights.
 
     python scripts/soup.py infer.weights=[outputs/a/best.pth,outputs/b/best.pth] --out outputs/soup.pth
+    python scripts/soup.py infer.weights=[outputs/a/best.pth,outputs/b/best.pth] --all
 
-All are validated on data.val_csv. From the best one on, each is added where the mean is then better than before
-(Wortsman et al., 2022). The result is one network: infer.weights takes it like any other, at the cost of one. The
-statistics of BatchNorm are averaged like the weights.
+All are validated on data.val_csv. From the best one on, each is added where the mean is then better than before (greedy
+soup, Wortsman et al., 2022); with --all each is, which suits validation images of another kind than the test images.
+infer.weights takes the result like any other network, at the cost of one. The statistics of BatchNorm are averaged like
+the weights.
 """
 import sys
 from collections.abc import Sequence
@@ -39,8 +41,8 @@ class Soup(NamedTuple):
     means: dict[str, float]  # Validation.means()
 
 
-def soup(cfg: Config, out: Path) -> None:
-    """Writes the soup of cfg.infer.weights to the file `out`."""
+def soup(cfg: Config, out: Path, keep_all: bool) -> None:
+    """Writes the soup of cfg.infer.weights to the file `out`: of all of them, or only of those that lower the error."""
     check_file(out, "--out")
     no_input("--out", out, cfg.infer.checkpoints)
     may_write(out)
@@ -58,10 +60,10 @@ def soup(cfg: Config, out: Path) -> None:
     print(f"{best.means[metric]:.5f}  {best.kept[0]}, the best alone")
     for single in singles[1:]:
         tried = measured([*best.kept, *single.kept])
-        better = tried.means[metric] < best.means[metric]
-        print(f"{single.means[metric]:.5f}  {single.kept[0]}: {'kept' if better else 'left out'}, with it "
+        keep = keep_all or tried.means[metric] < best.means[metric]
+        print(f"{single.means[metric]:.5f}  {single.kept[0]}: {'kept' if keep else 'left out'}, with it "
               f"{tried.means[metric]:.5f}", flush=True)
-        best = tried if better else best
+        best = tried if keep else best
     save(cfg, best, out)
     print(f"{best.means[metric]:.5f}  {out}: " + (
         f"the mean of {len(best.kept)} of {len(singles)}" if len(best.kept) > 1 else
@@ -125,9 +127,10 @@ def save(cfg: Config, best: Soup, out: Path) -> None:
 
 
 def main() -> None:
-    args = cli.parse(__doc__, options={"out": ("", "checkpoint to write; default: soup.pth in train.out_dir")})
+    args = cli.parse(__doc__, options={"out": ("", "checkpoint to write; default: soup.pth in train.out_dir"),
+                                       "all": (False, "the mean of all, whether it is better or not")})
     cfg = load_config(args.config, args.overrides)
-    soup(cfg, Path(args.out) if args.out else cfg.train.out_dir / "soup.pth")
+    soup(cfg, Path(args.out) if args.out else cfg.train.out_dir / "soup.pth", args.all)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_a_soup_is_no_worse_than_the_best_and_is_used_like_any_checkpoint(pairs_
     out.unlink()
     assert call(soup.main, *options(pairs_csv, trained), f"--out={out}").returncode == 0
     assert out.read_bytes() == before
-    assert call(soup.main, *options(pairs_csv, trained[:1] + trained[3:]), f"--out={out}").returncode == 0
+    assert call(soup.main, *options(pairs_csv, trained[:1] + trained[3:]), f"--out={out}", "--all").returncode == 0
     assert out.read_bytes() != before  # replaced: it is ours
 
 
@@ -70,6 +70,10 @@ def test_where_no_mean_is_better_the_best_alone_is_the_soup(pairs_csv, trained, 
     assert result.returncode == 0, result.stderr
     assert f"no mean is better than {run_dir / 'best.pth'} alone" in result.stdout
     assert checkpoint.identity(tmp_path / "soup.pth") == checkpoint.identity(run_dir / "best.pth")
+    paths = [run_dir / "best.pth", *far]
+    assert call(soup.main, *options(pairs_csv, paths, f"train.out_dir={tmp_path}"), "--all").returncode == 0
+    made = checkpoint.load(tmp_path / "soup.pth")
+    assert made["parts"] == 3 and checkpoint.identity(tmp_path / "soup.pth") != checkpoint.identity(paths[0])
 
 
 def test_what_has_no_useful_mean_is_refused(pairs_csv, trained, tmp_path):
