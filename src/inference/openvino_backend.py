@@ -116,15 +116,14 @@ def capabilities() -> list[str]:
     return load_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def fast_formats(found: list[str]) -> list[str]:
-    """The fastest first. ARM CPUs have fp16 without bf16, but add up in it, and this network's sums overflow."""
-    return [precision for precision in ("bf16", "fp16") if {"BF16", CAPABILITIES[precision]} <= set(found)]
-
-
 def pick_cpu_precision(wanted: str, found: list[str]) -> str:
-    """auto: the fastest. UserError if the CPU does not compute in what is wanted."""
+    """auto: bf16 if the CPU computes in it, else fp32. UserError if it does not compute in what is wanted.
+
+    fp16 is slower than fp32 on Intel CPUs (docs/benchmarks.md), and some ARM CPUs add up in it until this network
+    overflows.
+    """
     if wanted == "auto":
-        return next(iter(fast_formats(found)), "fp32")
+        return "bf16" if "BF16" in found else "fp32"
     if CAPABILITIES[wanted] not in found:
         can = ", ".join(name for name, capability in CAPABILITIES.items() if capability in found)
         raise UserError(f"infer.precision={wanted}: OpenVINO cannot compute in it on this CPU; choose one of {can}")
