@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from conftest import ROOT, scene
 from core import checkpoint
@@ -87,8 +86,7 @@ def test_auto_takes_the_fastest_format_that_is_exact_enough(case, monkeypatch):
     path = measured_path(cfg.infer.weights)
 
     def choose(**measured: float) -> tuple[str, str]:
-        path.write_text(yaml.safe_dump({"weights": checkpoint.identity(cfg.infer.weights), "measured": {
-            f"{name} at 64 px": value for name, value in measured.items()}}))
+        formats.remember(cfg.infer.weights, {f"{name} at 64 px": value for name, value in measured.items()})
         return measured_format(cfg, model, 64, list(measured), CPU)
 
     inexact = "bf16 mean |Δalpha| 0.0184, over 0.001"

@@ -23,6 +23,7 @@ from u2net import U2Net
 
 GREATEST = 0.001  # mean |difference of alpha| up to which auto uses a format
 PICTURES = 4
+RULES = 2         # a new number when MatteNet computes differently: all is measured again
 LARGEST = 512     # side, pixels, at which a larger network input is measured: a first use should not take minutes
 PHOTOGRAPHS = ROOT / "docs/photographs"
 
@@ -82,7 +83,7 @@ def read_measured(weights: Path) -> dict[str, float]:
     """What is remembered for this checkpoint; nothing if the file is missing, damaged or another checkpoint's."""
     try:
         values = yaml.safe_load(measured_path(weights).read_text(encoding="utf-8"))
-        if values["weights"] == checkpoint.identity(weights):
+        if values["weights"] == checkpoint.identity(weights) and values["rules"] == RULES:
             return {str(name): float(value) for name, value in values["measured"].items()}
     except (yaml.YAMLError, OSError, KeyError, TypeError, ValueError, AttributeError):
         pass
@@ -93,7 +94,7 @@ def remember(weights: Path, measured: dict[str, float]) -> None:
     """Writes formats.yaml; without it, if the folder cannot be written to, the next start measures again."""
     try:
         with written_whole(measured_path(weights)) as part:
-            part.write_text(yaml.safe_dump({"weights": checkpoint.identity(weights), "measured": measured},
-                                           sort_keys=False), encoding="utf-8")
+            values = {"weights": checkpoint.identity(weights), "rules": RULES, "measured": measured}
+            part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     except (OSError, OperationError, UserError):
         pass
