@@ -245,7 +245,8 @@ def command(pairs, out_dir, *more) -> list:
 
 def test_a_hangup_saves_like_sigterm_however_often_it_comes(pairs, tmp_path, start):
     process = start(command(pairs, tmp_path / "run", "train.workers=1"), cwd=ROOT, stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE, text=True, start_new_session=True)
+                    stderr=subprocess.PIPE, text=True, start_new_session=True,
+                    preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # these tests may run under nohup
     wait_for(tmp_path / "run/metrics.csv")
     for _ in range(3):
         os.killpg(process.pid, signal.SIGHUP)  # the data worker gets it as well
