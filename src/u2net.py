@@ -43,6 +43,11 @@ class ConvBNReLU(nn.Module):
         return F.relu(self.bn_s1(self.conv_s1(x)), inplace=True)
 
 
+def blocks(model: nn.Module) -> list[ConvBNReLU]:
+    """All convolutions that BatchNorm follows."""
+    return [module for module in model.modules() if isinstance(module, ConvBNReLU)]
+
+
 class RSU(nn.Module):
     """Residual U-block: `height` levels down, back up with skip connections, plus its input."""
 

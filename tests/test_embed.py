@@ -37,6 +37,7 @@ def test_a_run_becomes_half_precision_weights_and_a_card(run_dir, pairs_csv, tes
     assert code == 0, err
     half, full = checkpoint.load(out)["model_state"], checkpoint.load(run_dir / "best.pth")["model_state"]
     assert {value.dtype for value in half.values() if value.dim() == 4} == {torch.float16}
+    assert {value.dtype for value in half.values() if value.dim() == 1} == {torch.float32}
     assert all(torch.allclose(half[name].float(), full[name].float(), rtol=5e-3, atol=5e-3) for name in full)
     card = out.with_suffix(".md").read_text()
     for line in shown.splitlines()[-3:-1]:  # the two scores, as printed

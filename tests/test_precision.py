@@ -49,7 +49,7 @@ def test_ranges_are_what_nearly_all_values_stay_below(run):
     square = torch.from_numpy(scene(64)[0])[None]
     ranges = measure_ranges(net, [square, square])
     assert set(ranges) == {name for name, _ in rounded_convolutions(net)}
-    assert 100 < len(ranges) < 111  # of 112, without the first and those of recentred channels
+    assert len(ranges) == 105  # without those of recentred channels
     seen = []
     net.net.stage1.rebnconv1.conv_s1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def test_openvino_computes_what_the_rounded_network_does(run):
 
 
 def test_the_command_keeps_ranges_that_inference_takes(run, monkeypatch):
-    monkeypatch.setattr(precision, "MOST_GROWTH", 0.25)  # small pictures cost these weights more, 2 to 6 % by CPU
+    monkeypatch.setattr(precision, "MOST_GROWTH", 0.1)  # small pictures cost these weights more, 2 to 6 % by CPU
     folder = run.train.out_dir
     code, out, err = call(precision.main, f"train.out_dir={folder}", "infer.tta=none")
     assert code == 0, err

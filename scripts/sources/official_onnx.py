@@ -21,7 +21,7 @@ from torch import nn
 from core.errors import OperationError, brief
 from core.files import file_sha256
 from inference.openvino_backend import load_core
-from u2net import ConvBNReLU, U2Net, normalise
+from u2net import ConvBNReLU, U2Net, blocks, normalise
 
 # variant -> (wheel, SHA-256 of its rembg/<variant>.onnx)
 WHEELS = {
@@ -78,10 +78,6 @@ def unfold(onnx: Path, variant: str, photographs: Sequence[np.ndarray]) -> dict[
         raise OperationError(f"{onnx.name}: the unfolded network differs from it by {difference:.2g} on average (at "
                              f"most {CLOSE:g} expected); nothing was kept")
     return model.state_dict()
-
-
-def blocks(model: U2Net) -> list[ConvBNReLU]:
-    return [layer for layer in model.modules() if isinstance(layer, ConvBNReLU)]
 
 
 def folded_convolutions(onnx: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:

@@ -24,7 +24,7 @@ BEGINNINGS = (  # name, first bytes, what else is in the first KB
     ("formats.yaml", b"weights:\n"), ("validation.json", b'{"epoch": '),
     ("levels*.json", b'{"identity": '), ("cache/checked.json", b""),
     ("*.json", b'{\n "machine": '), ("soak.json", b'{\n "verdict": '),
-    ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n"), ("*.openvino", b""),
+    ("cell.json", b'["--config"'), ("*.md", b"# u2netp_dense\n\nWritten by `make pretrain`"), ("*.openvino", b""),
     ("*", b"<!DOCTYPE html>\n<!-- Written by `make compare` of dense-matting. -->"),
     ("executed.ipynb", b"{"), ("synthetic/sheet.png", b"\x89PNG"))
 PLOTS = ("curves.png", "ablation.png", "tune.png", "sizes.png", "soak.png")

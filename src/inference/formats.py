@@ -31,7 +31,11 @@ PHOTOGRAPHS = ROOT / "docs/photographs"
 def measured_format(cfg: Config, model: U2Net, size: int, fast: Sequence[str], device: torch.device) -> tuple[str, str]:
     """(precision for cfg.infer, note for the description). fast: what the hardware computes in, the fastest first."""
     wanted, side = cfg.infer.precision, min(size, LARGEST)
-    known = read_measured(cfg.infer.weights)
+    if wanted in ("fp32", "int8"):
+        return wanted, ""
+    if wanted == "auto" and not fast:
+        return "fp32", ""
+    known = read_measured(cfg.infer.weights)  # hashes the checkpoint
     if wanted != "auto":
         value = known.get(f"{wanted} at {side} px")
         return wanted, f" (measured: {distance(value)})" if value is not None else ""
@@ -47,7 +51,7 @@ def measured_format(cfg: Config, model: U2Net, size: int, fast: Sequence[str], d
         if known[key] <= GREATEST:
             return precision, f" (measured: {'; '.join([distance(known[key]), *refused])})"
         refused.append(f"{precision} {distance(known[key])}, over {GREATEST}")
-    return "fp32", f" (measured: {'; '.join(refused)})" if refused else ""
+    return "fp32", f" (measured: {'; '.join(refused)})"
 
 
 def distance(value: float) -> str:

@@ -6,8 +6,8 @@ channel, its bias makes up for what rounding a weight times 226 would add (recen
 """
 import torch
 
-from inference.recentring import DEVIATIONS, recentrings
-from u2net import ConvBNReLU, U2Net
+from inference.recentring import nearly_constant, recentrings
+from u2net import ConvBNReLU, U2Net, blocks
 
 
 @torch.no_grad()
@@ -15,12 +15,11 @@ def half_state(model: U2Net) -> dict[str, torch.Tensor]:
     """The state of `model`, which it changes: convolutions in fp16, the few other numbers in fp32."""
     constants = recentrings(model)
     exact = {each.after: each.after.conv_s1.weight.clone() for each in constants}
-    layers = [module for module in model.modules() if isinstance(module, ConvBNReLU)]
-    for layer in layers:
+    for layer in blocks(model):
         layer.conv_s1.weight.copy_(rounded_weight(layer).half())
     for _, after, channels, means in constants:
         after.conv_s1.bias += (exact[after] - after.conv_s1.weight)[:, channels].sum((2, 3)) @ means
-    for layer in layers:
+    for layer in blocks(model):
         if layer not in exact:  # theirs is not rounded in bf16 either
             layer.bn_s1.bias.copy_(rounded_bias(layer))
     return {name: value.half() if value.dim() == 4 else value for name, value in model.state_dict().items()}
@@ -38,7 +37,7 @@ def rounded_bias(layer: ConvBNReLU) -> torch.Tensor:
     conv, norm = layer.conv_s1, layer.bn_s1
     own = (conv.bias - norm.running_mean) * folding_scale(layer)
     nearest = (own + norm.bias).bfloat16().float() - own
-    return torch.where(norm.bias > DEVIATIONS * norm.weight.abs(), norm.bias, nearest)
+    return torch.where(nearly_constant(norm), norm.bias, nearest)
 
 
 def folding_scale(layer: ConvBNReLU) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inference.recentring import recentre, recentrings, with_weights
-from u2net import DEPTH, MEAN, STD, ConvBNReLU, U2Net, full_precision, resize
+from u2net import DEPTH, MEAN, STD, U2Net, blocks, full_precision, resize
 
 MIDDLE = (255 * torch.tensor(MEAN)).round()
 
@@ -40,9 +40,8 @@ def fold(model: U2Net) -> U2Net:
     """A copy whose enlarged sides() add up to the fused logits; its forward() no longer works."""
     model = copy.deepcopy(model).float().eval().requires_grad_(False)
     found = recentrings(model)
-    for layer in model.modules():
-        if isinstance(layer, ConvBNReLU):
-            layer.conv_s1, layer.bn_s1 = fuse_conv_bn_eval(layer.conv_s1, layer.bn_s1), nn.Identity()
+    for layer in blocks(model):
+        layer.conv_s1, layer.bn_s1 = fuse_conv_bn_eval(layer.conv_s1, layer.bn_s1), nn.Identity()
     for recentring in found:
         recentre(recentring)
     model.stage1.rebnconvin.conv_s1 = takes_pixels(model.stage1.rebnconvin.conv_s1)

@@ -40,11 +40,15 @@ def recentrings(model: U2Net) -> list[Recentring]:
     for stage in (module for module in model.modules() if isinstance(module, RSU)):
         for level in range(2, stage.height):  # from the last: a layer's means leave its bias before that is taken on
             layer, after = getattr(stage, f"rebnconv{level}d"), getattr(stage, f"rebnconv{level - 1}d")
-            mean, deviation = layer.bn_s1.bias.detach(), layer.bn_s1.weight.detach().abs()
-            channels = (mean > DEVIATIONS * deviation).nonzero()[:, 0]
+            channels = nearly_constant(layer.bn_s1).nonzero()[:, 0]
             if len(channels):
-                found.append(Recentring(layer, after, channels, mean[channels]))
+                found.append(Recentring(layer, after, channels, layer.bn_s1.bias.detach()[channels]))
     return found
+
+
+def nearly_constant(norm: nn.BatchNorm2d) -> torch.Tensor:
+    """(channels,) bool."""
+    return norm.bias.detach() > DEVIATIONS * norm.weight.detach().abs()
 
 
 def recentre(where: Recentring) -> None:
